@@ -1,0 +1,32 @@
+package processors
+
+import "sync/atomic"
+
+// Metrics counts what a stage does. Everything counts from the start of the
+// process and may be read at any time. The zero value is ready.
+type Metrics struct {
+	In, InBytes     atomic.Uint64 // inputs read
+	Out, OutBytes   atomic.Uint64 // outputs stored
+	Dead, DeadBytes atomic.Uint64 // dead letters stored
+	Suppressed      atomic.Uint64 // outputs that a former run had stored
+	TooOld          atomic.Uint64 // inputs skipped because of their age
+	Gaps, Missing   atomic.Uint64 // holes in the source, and inputs that were in them
+	Retries         atomic.Uint64 // writes whose outcome had to be read back
+	Ticks           atomic.Uint64
+	Snapshots       atomic.Uint64
+	Errors          atomic.Uint64 // failures that did not stop the stage
+	Starts          atomic.Uint64 // of the stage in this process
+
+	Seq           atomic.Uint64 // last input whose outputs are all stored
+	Epoch         atomic.Uint64
+	Lag           atomic.Uint64 // stored inputs that are not handled, when last asked
+	SnapshotBytes atomic.Uint64
+	Freshness     atomic.Int64 // event time of the last input handled, nanoseconds since 1970
+	AtEnd         atomic.Int64 // broker's time when nothing was left to do, nanoseconds since 1970
+	Active        atomic.Bool  // this copy holds the lease
+}
+
+func (m *Metrics) position(seq, epoch uint64) {
+	m.Seq.Store(seq)
+	m.Epoch.Store(epoch)
+}

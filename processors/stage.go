@@ -1,0 +1,306 @@
+package processors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/weirhq/weir/streams"
+)
+
+// Defaults of a Stage.
+const (
+	DefaultSnapshotEvery = time.Second
+	DefaultGrid          = time.Second
+	DefaultMargin        = 2 * time.Second
+	DefaultGrace         = 5 * time.Second
+)
+
+// Bounds of what a stage holds between two writes.
+const (
+	flushMsgs  = 5000
+	flushBytes = 8 << 20
+)
+
+// idle is how long a stage without ticks waits for a message before it looks
+// how far behind it is.
+const idle = 2 * time.Second
+
+// Reasons why a stage stops by itself. A supervisor may start it again after
+// all but the first two, which need an operator.
+var (
+	// ErrSourceChanged says that the source is not the one that the position
+	// was taken in: it was recreated, restored, or has lost its newest messages.
+	ErrSourceChanged = errors.New("source changed")
+	// ErrNotDrained says that kind or configuration changed while outputs of
+	// the former ones were under way.
+	ErrNotDrained = errors.New("configuration changed before the stage was drained")
+	// ErrLease says that this copy may no longer write.
+	ErrLease = errors.New("lease ran out")
+)
+
+// Stage joins a source, a processor, a target and a place for dead letters. It
+// is the only code that moves events, and it keeps these promises for every
+// kind:
+//
+//   - D1, D2: Run reads its position back from the target and goes on from
+//     there, so each input's outputs are stored exactly once, in order, however
+//     often and wherever it was killed, as long as the source still holds what
+//     was not sent.
+//   - D3: a write that does not meet the position it expects is refused by the
+//     server, and Run ends.
+//   - D5: what cannot be processed goes to Dead, with the same guarantee.
+//   - D6: at most flushMsgs messages or flushBytes bytes are between two writes.
+//
+// The fields are set before Run and not changed afterwards.
+type Stage struct {
+	Overlay string // in which the stage runs
+	UID     string
+	Stream  string // name of the source in positions: STREAM, or overlay/STREAM of another overlay
+
+	From      streams.Source
+	Processor Processor
+	To        streams.Sink
+	Dead      streams.Sink
+	State     streams.State
+
+	Kind   string // name and version of the processor, and a hash of its
+	Config string // configuration: what a snapshot is valid for
+	// Gap is the subject on which the target is told that inputs were removed
+	// before they could be handled; "" tells nobody.
+	Gap       string
+	Selection Selection
+	// NewEpoch goes on with a changed source instead of stopping.
+	NewEpoch bool
+
+	SnapshotEvery time.Duration
+	Grid          time.Duration // of ticks
+	Margin        time.Duration // that ticks stay behind the broker's clock
+	Grace         time.Duration // for finishing a batch when Run's context ends
+
+	// Valid says whether this copy still may write; nil is always.
+	Valid   func() bool
+	Metrics *Metrics
+	Log     *slog.Logger
+}
+
+// run is one Run of a Stage: everything that changes.
+type run struct {
+	Stage
+	to, dead   *target
+	cur        streams.Cursor
+	ticker     Ticker
+	snap       record
+	rev        uint64
+	saved      time.Time // when snap was saved
+	seq        uint64    // last input handled
+	seqTime    time.Time
+	epoch      uint64
+	created    time.Time
+	tick       time.Time        // last tick run
+	shown      []streams.Origin // ticks in the target after the snapshot, oldest first
+	unfiltered bool
+}
+
+// Run processes messages until ctx ends or an error stops it. When ctx ends
+// it finishes the batch in hand within Grace, saves a snapshot and returns nil.
+// Any other end is an error; starting again is always safe.
+func (s Stage) Run(ctx context.Context) error {
+	s.defaults()
+	r := &run{Stage: s}
+	r.to = &target{run: r, name: "target", sink: s.To}
+	r.dead = &target{run: r, name: "dead letters", sink: s.Dead}
+	r.ticker, _ = s.Processor.(Ticker)
+
+	work, stop := graceful(ctx, s.Grace)
+	defer stop()
+	start, err := r.begin(work)
+	if err == nil {
+		r.cur, err = s.From.Open(work, start)
+	}
+	if err != nil {
+		return fmt.Errorf("stage %s: starting: %w", s.UID, err)
+	}
+	s.Metrics.position(r.seq, r.epoch)
+	err = r.loop(ctx, work)
+	if err == nil {
+		err = r.snapshot(work)
+	}
+	if cerr := r.cur.Close(); cerr != nil {
+		s.Log.Debug("closing cursor", "stage", s.UID, "error", cerr)
+	}
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", s.UID, err)
+	}
+	return nil
+}
+
+func (s *Stage) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&s.SnapshotEvery, DefaultSnapshotEvery)
+	set(&s.Grid, DefaultGrid)
+	set(&s.Margin, DefaultMargin)
+	set(&s.Grace, DefaultGrace)
+	if s.Valid == nil {
+		s.Valid = func() bool { return true }
+	}
+	if s.Metrics == nil {
+		s.Metrics = &Metrics{}
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// graceful is a context that outlives ctx by the grace.
+func graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(grace, cancel)
+		context.AfterFunc(work, func() { t.Stop() })
+	})
+	return work, func() { unhook(); cancel() }
+}
+
+func (r *run) loop(ctx, work context.Context) error {
+	wait := idle
+	if r.ticker != nil {
+		wait = r.Grid
+	}
+	for {
+		next, cancel := context.WithTimeout(ctx, wait)
+		msgs, err := r.cur.Next(next)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, context.DeadlineExceeded):
+			if err := r.atRest(work); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		if err := r.batch(work, msgs); err != nil {
+			return err
+		}
+		if err := r.maybeSnapshot(work); err != nil {
+			return err
+		}
+	}
+}
+
+// batch handles messages and stores what follows from them.
+func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
+	var bytes int
+	for i := range msgs {
+		if msgs[i].Seq <= r.seq {
+			continue
+		}
+		bytes += msgs[i].Size()
+		if err := r.message(msgs[i]); err != nil {
+			return err
+		}
+		if r.full() {
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	r.Metrics.In.Add(uint64(len(msgs)))
+	r.Metrics.InBytes.Add(uint64(bytes))
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	r.Metrics.position(r.seq, r.epoch)
+	r.Metrics.Freshness.Store(msgs[len(msgs)-1].EventTime().UnixNano())
+	return nil
+}
+
+func (r *run) message(m streams.Msg) error {
+	if r.unfiltered && m.Seq > r.seq+1 {
+		if err := r.gap(r.seq+1, m.Seq-1, true); err != nil {
+			return err
+		}
+	}
+	if err := r.ticksBefore(m); err != nil {
+		return err
+	}
+	r.seq, r.seqTime = m.Seq, m.Time
+	if age := r.Selection.MaxAge; age > 0 && time.Since(m.Time) > age {
+		r.Metrics.TooOld.Add(1)
+		return nil
+	}
+	o := r.origin()
+	out, err := r.Processor.Process(m)
+	if err != nil {
+		r.letter(m, err.Error(), o)
+		return nil
+	}
+	for i := range out {
+		if err := r.to.sink.Check(out[i]); err != nil {
+			r.letter(m, fmt.Sprintf("output %d of %d: %v", i+1, len(out), err), o)
+			return nil
+		}
+	}
+	when := ""
+	for i := range out {
+		o.Index, o.Final = i, i == len(out)-1
+		if !r.to.wants(o) {
+			continue
+		}
+		if when == "" {
+			if when = m.Header.Get(streams.HeaderTime); when == "" {
+				when = m.Time.Format(time.RFC3339Nano)
+			}
+		}
+		r.to.add(out[i], o, when)
+	}
+	return nil
+}
+
+// origin is that of the first output of what is being handled.
+func (r *run) origin() streams.Origin {
+	return streams.Origin{
+		Overlay: r.Overlay, Stage: r.UID, Stream: r.Stream, Created: r.created,
+		Epoch: r.epoch, Seq: r.seq, Time: r.seqTime, Final: true,
+	}
+}
+
+func (r *run) full() bool { return r.to.full() || r.dead.full() }
+
+// flush stores the dead letters first and then the outputs. So the newest
+// output tells that all dead letters up to its input are stored as well.
+func (r *run) flush(ctx context.Context) error {
+	if err := r.dead.flush(ctx); err != nil {
+		return err
+	}
+	return r.to.flush(ctx)
+}
+
+// atRest is called when nothing has come for a while.
+func (r *run) atRest(ctx context.Context) error {
+	lag, err := r.cur.Lag(ctx)
+	if err != nil {
+		return err
+	}
+	r.Metrics.Lag.Store(lag.Pending)
+	if lag.Pending > 0 {
+		return nil
+	}
+	r.Metrics.AtEnd.Store(lag.Now.UnixNano())
+	if err := r.ticksUntil(lag.Now.Add(-r.Margin)); err != nil {
+		return err
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	return r.maybeSnapshot(ctx)
+}
