@@ -18,6 +18,10 @@ import (
 // the topology. A stream without it is never touched.
 const MetaOwner = "weir.topology"
 
+// ErrConflict says that a stream is not as declared and that weir will not
+// change it by itself.
+var ErrConflict = errors.New("needs an operator")
+
 // Ensure makes the streams that do not exist, in order, and updates those
 // whose declaration has changed. It never deletes or empties a stream, it
 // never touches one that it did not make, and it refuses a change that would
@@ -57,14 +61,14 @@ func (d *Domain) ensure(ctx context.Context, js jetstream.JetStream, s streams.S
 	info := have.CachedInfo()
 	live := info.Config
 	if owner, ok := live.Metadata[MetaOwner]; !ok || owner != want.Metadata[MetaOwner] {
-		return fmt.Errorf("exists, but was not made by topology %q (label %s is %q); it is left alone", want.Metadata[MetaOwner], MetaOwner, owner)
+		return fmt.Errorf("exists, but was not made by topology %q (label %s is %q); it is left alone: %w", want.Metadata[MetaOwner], MetaOwner, owner, ErrConflict)
 	}
 	next := merge(live, want)
 	if reflect.DeepEqual(normal(live), normal(next)) {
 		return nil
 	}
 	if field := shrinks(live, next); field != "" && info.State.Msgs > 0 {
-		return fmt.Errorf("a smaller %s would delete messages; %d are stored", field, info.State.Msgs)
+		return fmt.Errorf("a smaller %s would delete messages, and %d are stored: %w", field, info.State.Msgs, ErrConflict)
 	}
 	_, err = js.UpdateStream(ctx, next)
 	return err

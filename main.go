@@ -1,0 +1,38 @@
+// Weir is the stream-processing substrate for very large machine fleets. To
+// make a build with processors of your own, copy this file, add their kinds to
+// the list and change nothing else.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/processors/filter"
+	"github.com/weirhq/weir/processors/mapper"
+	"github.com/weirhq/weir/processors/replicator"
+	topology "github.com/weirhq/weir/topology/cli"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	kinds, err := processors.NewRegistry(
+		replicator.Kind,
+		filter.Kind,
+		mapper.Kind,
+	)
+	root := &cobra.Command{
+		Use:           "weir",
+		Short:         "Streams, stages and programs of a machine fleet, wired by one file",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds))
+	if err == nil {
+		err = root.ExecuteContext(context.Background())
+	}
+	return topology.Exit(os.Stderr, err)
+}

@@ -1,0 +1,92 @@
+package brokertest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/topology/broker/brokertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestSingle(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s := brokertest.New(t, "one")
+	js, err := jetstream.NewWithDomain(s.Conn(t), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	ack, err := js.Publish(ctx, "s.a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ack.Domain != "one" {
+		t.Errorf("domain of the acknowledgement is %q", ack.Domain)
+	}
+	s.Stop()
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if ack, err = js.Publish(ctx, "s.a", nil); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+	if ack.Sequence < 2 {
+		t.Errorf("sequence after a restart is %d", ack.Sequence)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := brokertest.Cluster3(t, "three")
+	js, err := jetstream.New(c.Conn(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(ctx, "s.a", nil); err != nil {
+		t.Fatal(err)
+	}
+	leader := c.Leader("S")
+	if leader < 0 {
+		t.Fatal("no leader after an acknowledged publish")
+	}
+	c.Kill(leader)
+	publish(t, ctx, js)
+	if err := c.Restart(leader); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, ctx, js)
+}
+
+// publish publishes until there is an acknowledgement. Each attempt is short:
+// one that reached a leader which was about to end is never answered.
+func publish(t *testing.T, ctx context.Context, js jetstream.JetStream) {
+	t.Helper()
+	for {
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := js.Publish(short, "s.a", nil)
+		cancel()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}

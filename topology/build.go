@@ -1,0 +1,286 @@
+package topology
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams"
+)
+
+// build finds the kind of a stage and constructs its processor, which says
+// what it selects and emits. It returns false when something is wrong.
+func (c *check) build(w *wire) bool {
+	s := w.stage
+	def, ok := c.registry[s.Kind]
+	if !ok {
+		c.report(cNoKind, c.src.pos(s.Pos, "kind"), w.overlay, fmt.Sprintf("stage %s has the unknown kind %q", s.Name, s.Kind), suggest(s.Kind, "kinds", c.registry.Names()))
+		return false
+	}
+	w.doc = def.Doc()
+	self := processors.Self{Overlay: w.overlay.Name, Stage: s.UID}
+	with := s.With
+	for {
+		p, err := def.Build(with, self)
+		if err == nil {
+			return with == s.With && c.selection(w, p)
+		}
+		// Unknown keys come one at a time and in no order: take each out and go
+		// on, so that all of them are found.
+		var unknown *yaml.UnknownFieldError
+		if errors.As(err, &unknown) {
+			if rest, ok := without(with, unknown.Token); ok {
+				c.unknown(w, unknown.Token)
+				with = rest
+				continue
+			}
+		}
+		// What a kind misses may be what an unknown key was meant to give it.
+		if _, form := yamlError(err); form || with == s.With {
+			c.refused(w, err)
+		}
+		return false
+	}
+}
+
+// selection asks a processor which messages it wants.
+func (c *check) selection(w *wire, p processors.Processor) bool {
+	w.filter = ">"
+	w.router, _ = p.(processors.Router)
+	sel, ok := p.(processors.Selector)
+	if !ok {
+		return true
+	}
+	if f := sel.Select().Filter; f != "" {
+		w.filter = f
+	}
+	if err := streams.ValidPattern(w.filter); err != nil {
+		c.report(cKindFault, c.src.pos(withPos(w.stage), "filter"), w.overlay, fmt.Sprintf("the filter of stage %s is not valid: %v", w.stage.Name, err), "write subjects as a.b, a.* or a.>")
+		return false
+	}
+	return true
+}
+
+// withPos is where the configuration of a stage begins.
+func withPos(s *Stage) Pos {
+	p := s.Pos
+	if s.With != nil {
+		p.Line, p.Column = place(s.With)
+		p.Path += ".with"
+	}
+	return p
+}
+
+// unknown reports a key that a kind does not have.
+func (c *check) unknown(w *wire, t *token.Token) {
+	p := withPos(w.stage)
+	walk(w.stage.With, p.Path, func(path string, key, value ast.Node) bool {
+		if key == nil || key.GetToken() != t {
+			return true
+		}
+		p.Path = path
+		p.Line, p.Column = place(key)
+		return false
+	})
+	c.report(cUnknownKey, p, w.overlay, fmt.Sprintf("stage %s: kind %s has no key %q", w.stage.Name, w.stage.Kind, t.Value),
+		suggest(t.Value, "keys", exampleKeys(w.doc.Example)))
+}
+
+// refused reports why a kind does not take its configuration, at the value
+// that it is about as far as that can be told.
+func (c *check) refused(w *wire, err error) {
+	p, message := withPos(w.stage), ""
+	if y, ok := yamlError(err); ok && y.GetToken() != nil {
+		t := y.GetToken()
+		message = yamlMessage(y)
+		p.Line, p.Column = t.Position.Line, t.Position.Column
+		walk(w.stage.With, p.Path, func(path string, _, value ast.Node) bool {
+			if l, col := place(value); l == p.Line && col == p.Column {
+				p.Path = path
+			}
+			return true
+		})
+	} else {
+		message = strings.TrimPrefix(err.Error(), "kind "+w.stage.Kind+": ")
+		if at, ok := culprit(w.stage.With, p.Path, message); ok {
+			p = at
+		}
+	}
+	if w.stage.With == nil {
+		p = c.src.pos(w.stage.Pos, "kind")
+	}
+	fix := ""
+	if ex := strings.TrimSpace(w.doc.Example); ex != "" {
+		fix = "an example of with: " + strings.Join(strings.Fields(strings.ReplaceAll(ex, "\n", " ; ")), " ")
+	}
+	c.report(cWith, p, w.overlay, fmt.Sprintf("stage %s: kind %s refuses its configuration: %s", w.stage.Name, w.stage.Kind, firstLine(message)), fix)
+}
+
+func yamlError(err error) (yaml.Error, bool) {
+	var y yaml.Error
+	ok := errors.As(err, &y)
+	return y, ok
+}
+
+// yamlMessage says what a decoding error means without speaking of Go.
+func yamlMessage(y yaml.Error) string {
+	var te *yaml.TypeError
+	if !errors.As(y, &te) || te.DstType == nil {
+		return y.GetMessage()
+	}
+	return fmt.Sprintf("want %s, but this is %q", form(te.DstType), te.Token.Value)
+}
+
+// form names what a Go type is written as.
+func form(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a duration such as 30s, 10m, 72h"
+	case t == reflect.TypeFor[time.Time]():
+		return "a time"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "text"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Map, reflect.Struct:
+		return "a mapping"
+	case reflect.Pointer:
+		return form(t.Elem())
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	default:
+		return "a whole number"
+	}
+}
+
+// walk visits every value below n with its path, and its key if it has one,
+// until visit returns false.
+func walk(n ast.Node, path string, visit func(path string, key, value ast.Node) bool) bool {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		for _, e := range n.Values {
+			name, _ := scalarText(e.Key)
+			sub := join(path, name)
+			if !visit(sub, e.Key, e.Value) || !walk(e.Value, sub, visit) {
+				return false
+			}
+		}
+	case *ast.SequenceNode:
+		for i, e := range n.Values {
+			sub := fmt.Sprintf("%s[%d]", path, i)
+			if !visit(sub, nil, e) || !walk(e, sub, visit) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// culprit finds the value that the text of an error is about: the one whose
+// key it names first, or else one that it quotes.
+func culprit(with ast.Node, path, message string) (Pos, bool) {
+	best, at := Pos{}, len(message)
+	consider := func(word, path string, value ast.Node) {
+		if i := wordIndex(message, word); i >= 0 && i < at {
+			line, column := place(value)
+			best, at = Pos{Line: line, Column: column, Path: path}, i
+		}
+	}
+	walk(with, path, func(path string, key, value ast.Node) bool {
+		if name, ok := scalarText(key); ok {
+			consider(name, path, value)
+		}
+		return true
+	})
+	if at == len(message) {
+		walk(with, path, func(path string, _, value ast.Node) bool {
+			if text, ok := scalarText(value); ok && len(text) > 1 {
+				consider(text, path, value)
+			}
+			return true
+		})
+	}
+	return best, at < len(message)
+}
+
+// wordIndex finds a word that is not part of a longer one.
+func wordIndex(s, word string) int {
+	inner := func(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+	for from := 0; word != ""; {
+		i := strings.Index(s[from:], word)
+		if i < 0 {
+			return -1
+		}
+		i += from
+		before, after := []rune(s[:i]), []rune(s[i+len(word):])
+		if (len(before) == 0 || !inner(before[len(before)-1])) && (len(after) == 0 || !inner(after[0])) {
+			return i
+		}
+		from = i + 1
+	}
+	return -1
+}
+
+// without returns a copy of a configuration in which the entry whose key has
+// the token is missing.
+func without(n ast.Node, t *token.Token) (ast.Node, bool) {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		c := *n
+		for i, e := range n.Values {
+			if e.Key.GetToken() == t {
+				c.Values = slices.Delete(slices.Clone(n.Values), i, i+1)
+				return &c, true
+			}
+			if v, ok := without(e.Value, t); ok {
+				ne := *e
+				ne.Value = v
+				c.Values = slices.Clone(n.Values)
+				c.Values[i] = &ne
+				return &c, true
+			}
+		}
+	case *ast.SequenceNode:
+		for i, e := range n.Values {
+			if v, ok := without(e, t); ok {
+				c := *n
+				c.Values = slices.Clone(n.Values)
+				c.Values[i] = v
+				return &c, true
+			}
+		}
+	}
+	return n, false
+}
+
+// exampleKeys are the keys that the example of a kind uses, at any depth.
+func exampleKeys(example string) []string {
+	file, err := parser.ParseBytes([]byte(example), 0)
+	if err != nil {
+		return nil
+	}
+	var keys []string
+	for _, doc := range file.Docs {
+		walk(doc.Body, "", func(_ string, key, _ ast.Node) bool {
+			if name, ok := scalarText(key); ok && name != "with" {
+				keys = append(keys, name)
+			}
+			return true
+		})
+	}
+	return keys
+}

@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weirhq/weir/topology"
+)
+
+// screen shows the state of up: redrawn in place on a terminal, as plain lines
+// elsewhere.
+type screen struct {
+	out   io.Writer
+	shows bool
+	live  bool // a terminal
+
+	mu     sync.Mutex
+	height int // lines drawn that the next picture replaces
+	before UpReport
+	at     time.Time
+}
+
+// log is where log lines go so that they do not tear the picture apart.
+func (s *screen) log(w io.Writer) io.Writer {
+	if !s.live {
+		return w
+	}
+	return above{s, w}
+}
+
+// above writes over the picture, which is drawn anew below.
+type above struct {
+	*screen
+	w io.Writer
+}
+
+func (a above) Write(b []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.erase()
+	return a.w.Write(b)
+}
+
+func (s *screen) erase() {
+	if s.height > 0 {
+		fmt.Fprintf(s.out, "\x1b[%dA\x1b[J", s.height)
+		s.height = 0
+	}
+}
+
+func (s *screen) draw(rep UpReport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := s.render(rep)
+	if s.live {
+		s.erase()
+		s.height = bytes.Count(text, []byte("\n"))
+	}
+	_, _ = s.out.Write(text) // what cannot be shown is not worth ending for
+	s.before, s.at = rep, time.Now()
+}
+
+// last shows the final state.
+func (s *screen) last(rep UpReport) {
+	if s.shows {
+		s.draw(rep)
+	}
+}
+
+func (s *screen) render(rep UpReport) []byte {
+	var b bytes.Buffer
+	elapsed := time.Since(s.at).Seconds()
+	rate := func(now, before uint64) string {
+		if s.at.IsZero() || elapsed <= 0 || now < before {
+			return "-"
+		}
+		return fmt.Sprintf("%.0f/s", float64(now-before)/elapsed)
+	}
+	if !s.live {
+		fmt.Fprintf(&b, "%.0fs\n", rep.Seconds)
+	}
+	for i, o := range rep.Overlays {
+		state := "connected"
+		if !o.Connected {
+			state = "NOT CONNECTED"
+		}
+		if o.Linked != nil {
+			state += map[bool]string{true: ", linked", false: ", NO LINK"}[*o.Linked]
+		}
+		fmt.Fprintf(&b, "%s (%s): %s\n", o.Name, o.Class, state)
+		for j, st := range o.Streams {
+			if st.Error != "" {
+				fmt.Fprintf(&b, "  %-24s %s\n", st.Name, st.Error)
+				continue
+			}
+			if strings.HasPrefix(st.Name, "UP_") && st.Last == 0 {
+				continue
+			}
+			var before uint64
+			if i < len(s.before.Overlays) && j < len(s.before.Overlays[i].Streams) {
+				before = s.before.Overlays[i].Streams[j].Last
+			}
+			fmt.Fprintf(&b, "  %-24s %12d stored %10s %10s\n", st.Name, st.Messages, rate(st.Last, before), size(st.Bytes))
+		}
+		for _, st := range o.Stages {
+			fmt.Fprintf(&b, "  %-8s %s -> %s: %s\n", st.Name, st.From, st.To, stageLine(st))
+		}
+	}
+	for _, n := range rep.Nodes {
+		fmt.Fprintf(&b, "nodes in %s: %d, %d registrations acknowledged, %d failed\n", n.Overlay, n.Nodes, n.Acked, n.Failed)
+	}
+	if rep.DeadLetters > 0 {
+		fmt.Fprintf(&b, "dead letters: %d\n", rep.DeadLetters)
+	}
+	return b.Bytes()
+}
+
+func stageLine(st topology.StageReport) string {
+	if !st.Active {
+		if st.LastError != "" {
+			return "stopped: " + st.LastError
+		}
+		return "active elsewhere, or starting"
+	}
+	line := fmt.Sprintf("%d in, %d out, lag %d", st.In, st.Out, st.Lag)
+	if st.Lag > 0 {
+		line += fmt.Sprintf(" (%.0fs behind)", st.BehindSecs)
+	}
+	if st.Dead > 0 {
+		line += fmt.Sprintf(", %d dead letters", st.Dead)
+	}
+	if st.Missing > 0 {
+		line += fmt.Sprintf(", %d MISSING", st.Missing)
+	}
+	return line
+}
+
+func size(n uint64) string {
+	const unit = 1024
+	f, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for ; f >= unit && i < len(units)-1; i++ {
+		f /= unit
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}
+
+// errorLog passes log records on and remembers the texts of warnings and errors.
+type errorLog struct {
+	next slog.Handler
+	kept *kept
+}
+
+// maxTexts bounds how many different texts are remembered.
+const maxTexts = 100
+
+type kept struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (l *errorLog) Enabled(ctx context.Context, level slog.Level) bool {
+	return l.next.Enabled(ctx, level)
+}
+
+func (l *errorLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		text := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "error" {
+				text += ": " + a.Value.String()
+			}
+			return true
+		})
+		l.kept.mu.Lock()
+		if len(l.kept.texts) < maxTexts && !slices.Contains(l.kept.texts, text) {
+			l.kept.texts = append(l.kept.texts, text)
+		}
+		l.kept.mu.Unlock()
+	}
+	return l.next.Handle(ctx, r)
+}
+
+func (l *errorLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &errorLog{l.next.WithAttrs(attrs), l.kept}
+}
+
+func (l *errorLog) WithGroup(name string) slog.Handler {
+	return &errorLog{l.next.WithGroup(name), l.kept}
+}
+
+func (l *errorLog) texts() []string {
+	l.kept.mu.Lock()
+	defer l.kept.mu.Unlock()
+	return append([]string{}, l.kept.texts...)
+}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams/jetstream"
+	"github.com/weirhq/weir/topology"
+	"github.com/weirhq/weir/topology/broker"
+)
+
+// site is one overlay in this process: its broker where that is embedded and
+// nobody else runs it, a connection, and the runner of its stages.
+type site struct {
+	file    *topology.File
+	overlay *topology.Overlay
+	log     *slog.Logger
+
+	broker *broker.Broker // nil when it is elsewhere
+	nc     *nats.Conn     // as the role runner
+	runner *topology.Runner
+}
+
+// newSite brings an overlay up as far as its connection. The site has to be
+// closed, also after an error.
+func newSite(f *topology.File, o *topology.Overlay, reg processors.Registry, log *slog.Logger) (*site, error) {
+	s := &site{file: f, overlay: o, log: log}
+	var err error
+	if o.Broker.Embedded != nil {
+		s.broker, err = startBroker(f, o, log)
+		if errors.Is(err, broker.ErrInUse) {
+			log.Info("another process runs the embedded broker, connecting to it", "overlay", o.Name)
+			err = nil
+		}
+	}
+	if err == nil {
+		s.nc, err = s.connect(topology.RoleRunner)
+	}
+	if err == nil {
+		host, _ := os.Hostname() // only a name for operators
+		s.runner, err = topology.NewRunner(f, o.Name, reg, s.nc, fmt.Sprintf("%s-%d", host, os.Getpid()), log)
+	}
+	return s, err
+}
+
+// run runs the stages until ctx ends. Meanwhile it starts the embedded broker
+// should the process that had it be gone.
+func (s *site) run(ctx context.Context) error {
+	if s.overlay.Broker.Embedded != nil && s.broker == nil {
+		taken := make(chan struct{})
+		go func() {
+			defer close(taken)
+			s.takeOver(ctx)
+		}()
+		defer func() { <-taken }()
+	}
+	return s.runner.Run(ctx)
+}
+
+// takeOverEvery is how often a copy looks whether the embedded broker lacks a process.
+const takeOverEvery = 500 * time.Millisecond
+
+func (s *site) takeOver(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(takeOverEvery):
+		}
+		b, err := startBroker(s.file, s.overlay, s.log)
+		if err == nil {
+			s.log.Warn("the process with the embedded broker is gone, it runs here now", "overlay", s.overlay.Name)
+			s.broker = b
+			return
+		}
+		if !errors.Is(err, broker.ErrInUse) {
+			s.log.Warn("taking over the embedded broker", "overlay", s.overlay.Name, "error", err)
+		}
+	}
+}
+
+// close ends the connection and the broker.
+func (s *site) close() {
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	if s.broker != nil {
+		s.broker.Stop()
+	}
+}
+
+// connect opens a connection in a role, in process where the broker is here.
+func (s *site) connect(role string) (*nats.Conn, error) {
+	b := s.overlay.Broker
+	opts := jetstream.Options{
+		URLs: b.URLs, Context: b.Context, Creds: b.Creds, NKey: b.NKey, CA: b.TLS.CA, Cert: b.TLS.Cert, Key: b.TLS.Key,
+		Name: "weir " + s.overlay.Name + " " + role, Inbox: topology.Inbox(s.overlay.Name, role),
+		Extra: s.observe(),
+	}
+	switch {
+	case s.broker != nil:
+		in, err := s.broker.InProcess(role)
+		if err != nil {
+			return nil, err
+		}
+		opts.Extra = append(opts.Extra, in...)
+	case b.Embedded != nil:
+		client, _, err := broker.Addresses(b.Embedded.Store, b.Embedded.Listen, b.Embedded.Leaf)
+		if err != nil {
+			return nil, err
+		}
+		opts.URLs, opts.NKey = []string{client}, broker.KeyFile(b.Embedded.Store, role)
+	}
+	nc, err := jetstream.Connect(opts)
+	if err != nil {
+		return nil, &ExitError{Code: ExitUnreachable, Err: fmt.Errorf("overlay %s: %w", s.overlay.Name, err)}
+	}
+	return nc, nil
+}
+
+// observe logs what happens to a connection, once for each change.
+func (s *site) observe() []nats.Option {
+	log := s.log.With("overlay", s.overlay.Name)
+	return []nats.Option{
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() && err != nil {
+				log.Warn("connection to the broker lost", "connection", nc.Opts.Name, "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("connection to the broker is back", "connection", nc.Opts.Name, "url", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("broker", "connection", nc.Opts.Name, "error", err)
+		}),
+	}
+}
+
+// startBroker starts the embedded broker of an overlay with the users, leaves
+// and link that the topology gives it.
+func startBroker(f *topology.File, o *topology.Overlay, log *slog.Logger) (*broker.Broker, error) {
+	e := o.Broker.Embedded
+	opts := broker.Options{
+		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync, Logger: log,
+	}
+	for _, g := range topology.Grants(f) {
+		if g.Overlay == o.Name {
+			opts.Users = append(opts.Users, broker.User{Name: g.Role, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
+		}
+	}
+	for _, l := range topology.Links(f) {
+		switch o.Name {
+		case l.Uplink:
+			child := f.Overlay(l.Overlay)
+			if child.Broker.Embedded == nil {
+				continue
+			}
+			key, err := broker.PublicKey(child.Broker.Embedded.Store, broker.LinkUser)
+			if err != nil {
+				return nil, fmt.Errorf("overlay %s: %w", l.Overlay, err)
+			}
+			opts.Leaves = append(opts.Leaves, broker.Leaf{Overlay: l.Overlay, PublicKey: key, Permissions: broker.Permissions(l.Permissions)})
+		case l.Overlay:
+			up := f.Overlay(l.Uplink).Broker.Embedded
+			if up == nil {
+				return nil, fmt.Errorf("overlay %s: an embedded broker can link only to an embedded one; the uplink %s has brokers of its own, so this overlay needs one with a leafnode remote as well", o.Name, l.Uplink)
+			}
+			_, leaf, err := broker.Addresses(up.Store, up.Listen, up.Leaf)
+			if err != nil {
+				return nil, fmt.Errorf("overlay %s: uplink %s: %w", o.Name, l.Uplink, err)
+			}
+			opts.Uplink = &broker.Uplink{URLs: []string{leaf}, Deny: l.Private}
+		}
+	}
+	return broker.Start(opts)
+}
+
+// settleStores makes the stores of embedded brokers absolute, below dir.
+func settleStores(f *topology.File, dir string) error {
+	for _, o := range f.Overlays {
+		if e := o.Broker.Embedded; e != nil && !filepath.IsAbs(e.Store) {
+			abs, err := filepath.Abs(filepath.Join(dir, e.Store))
+			if err != nil {
+				return fmt.Errorf("store of overlay %s: %w", o.Name, err)
+			}
+			e.Store = abs
+		}
+	}
+	return nil
+}

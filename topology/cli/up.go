@@ -1,0 +1,455 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/weirhq/weir/deploy"
+	"github.com/weirhq/weir/fleet/server"
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/topology"
+)
+
+// upOptions are the flags of the verb "up".
+type upOptions struct {
+	file     string // "" is the embedded topology
+	store    string
+	listen   string
+	nodes    int
+	interval time.Duration
+	length   time.Duration
+	asJSON   bool
+	record   string
+	verbose  bool
+}
+
+// Up is the verb "up": everything on this machine from one file.
+func Up(reg processors.Registry) *cobra.Command {
+	var o upOptions
+	cmd := &cobra.Command{
+		Use:   "up [TOPOLOGY]",
+		Short: "Run everything on this machine: brokers, stages, this node and simulated ones",
+		Long: `Up runs every overlay of a topology in one process: the embedded brokers, the
+stages, this machine as a node of the first overlay that has nodes, and
+simulated nodes in all of them. Without a file it runs a hub and two cells.
+
+What it stores is kept in the store, and the next start goes on from there.`,
+		Example: "  weir up\n  weir up --nodes 500 --for 20s --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				o.file = args[0]
+			}
+			return o.run(cmd, reg)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&o.store, "store", ".weir", "directory for everything that is kept")
+	fl.StringVar(&o.listen, "listen", "", "host:port for clients of the first overlay (default 127.0.0.1 and a free port, the same at each start)")
+	fl.IntVar(&o.nodes, "nodes", 50, "simulated nodes in each overlay that has nodes")
+	fl.DurationVar(&o.interval, "register-every", 10*time.Second, "time between two registrations of a node")
+	fl.DurationVar(&o.length, "for", 0, "stop after this time")
+	fl.BoolVar(&o.asJSON, "json", false, "print one JSON document as the last line of output")
+	fl.StringVar(&o.record, "record", "", "append each acknowledged registration to this file, as JSON lines")
+	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+// machine is everything that up runs.
+type machine struct {
+	upOptions
+	file    *topology.File
+	sites   []*site
+	nodes   []*population
+	started time.Time
+	log     *slog.Logger
+	errors  *errorLog
+}
+
+func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
+	if o.nodes < 0 || o.interval <= 0 {
+		return &ExitError{Code: ExitRejected, Err: errors.New("--nodes must not be negative and --register-every must be positive")}
+	}
+	path, text := "laptop.yaml", deploy.Laptop
+	if o.file != "" {
+		var err error
+		if text, err = os.ReadFile(o.file); err != nil {
+			return &ExitError{Code: ExitRejected, Err: err}
+		}
+		path = o.file
+	}
+	f, findings := topology.Read(path, text, reg)
+	if err := findings.Err(); err != nil {
+		return &ExitError{Code: ExitRejected, Err: err}
+	}
+	if err := settleStores(f, o.store); err != nil {
+		return err
+	}
+	if o.listen != "" {
+		if _, _, err := net.SplitHostPort(o.listen); err != nil {
+			return &ExitError{Code: ExitRejected, Err: fmt.Errorf("--listen: %w", err)}
+		}
+		if e := f.Overlays[0].Broker.Embedded; e != nil {
+			e.Listen = o.listen
+		}
+	}
+	out := cmd.OutOrStdout()
+	screen := newScreen(out, !o.asJSON)
+	errs := &errorLog{next: logger(screen.log(cmd.ErrOrStderr()), o.verbose).Handler(), kept: &kept{}}
+	m := &machine{upOptions: o, file: f, started: time.Now(), log: slog.New(errs), errors: errs}
+
+	ctx, stop := untilStopped(cmd.Context(), o.length)
+	defer stop()
+	return m.run(ctx, reg, out, screen)
+}
+
+func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) error {
+	defer func() {
+		for _, s := range slices.Backward(m.sites) { // cells before the hub that they link to
+			s.close()
+		}
+	}()
+	for _, o := range topology.UplinksFirst(m.file) {
+		s, err := newSite(m.file, o, reg, m.log)
+		m.sites = append(m.sites, s)
+		if err != nil {
+			return err
+		}
+	}
+	if err := m.introduce(out); err != nil {
+		return err
+	}
+
+	running, halt := context.WithCancel(context.WithoutCancel(ctx))
+	defer halt()
+	var stages sync.WaitGroup
+	failed := make(chan error, len(m.sites))
+	for _, s := range m.sites {
+		stages.Go(func() {
+			if err := s.run(running); err != nil {
+				failed <- err
+			}
+		})
+	}
+	stopNodes, err := m.startNodes(ctx)
+	if err == nil {
+		err = m.watch(ctx, screen, failed)
+	}
+	err = errors.Join(err, stopNodes())
+	if err == nil && m.length > 0 {
+		m.settle(running)
+	}
+	rep := m.report(running)
+	halt()
+	stages.Wait()
+	screen.last(rep)
+	if m.asJSON && err == nil {
+		err = json.NewEncoder(out).Encode(rep)
+	}
+	return err
+}
+
+// introduce says where everything is and writes the NATS contexts.
+func (m *machine) introduce(out io.Writer) error {
+	dir, err := filepath.Abs(m.store)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	for _, s := range m.sites {
+		if s.broker == nil {
+			continue
+		}
+		if err := s.broker.WriteContext(dir, m.file.Name+"-"+s.overlay.Name, topology.RoleAdmin); err != nil {
+			return err
+		}
+	}
+	if m.asJSON {
+		return nil
+	}
+	fmt.Fprintf(out, "topology %s, store %s\n", m.file.Name, dir)
+	for _, s := range m.sites {
+		if s.broker != nil {
+			fmt.Fprintf(out, "  %-8s %s   nats --context %s\n", s.overlay.Name, s.broker.ClientURL(), m.file.Name+"-"+s.overlay.Name)
+		}
+	}
+	fmt.Fprintf(out, "for the nats command: export XDG_CONFIG_HOME=%s\n\n", dir)
+	return nil
+}
+
+// population is the nodes of one overlay.
+type population struct {
+	overlay string
+	nodes   int
+	members []*server.Node
+}
+
+// startNodes connects and starts the nodes of every overlay that has some. The
+// function that it returns stops them and waits for what is under way.
+func (m *machine) startNodes(ctx context.Context) (stop func() error, err error) {
+	nodes, halt := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	var record *recorder
+	var closers []func()
+	var mu sync.Mutex
+	var errs []error
+	stop = func() error {
+		halt()
+		wg.Wait()
+		for _, c := range closers {
+			c()
+		}
+		return errors.Join(errs...)
+	}
+	if m.record != "" {
+		if record, err = newRecorder(m.record); err != nil {
+			return stop, err
+		}
+		closers = append(closers, record.close)
+	}
+	first := true
+	for _, s := range m.sites {
+		if !hasNodes(s.overlay) {
+			continue
+		}
+		select {
+		case <-s.runner.Ready():
+		case <-ctx.Done():
+			return stop, nil
+		case <-time.After(time.Minute):
+			return stop, &ExitError{Code: ExitUnreachable, Err: fmt.Errorf("overlay %s: streams are not ready after a minute", s.overlay.Name)}
+		}
+		nc, err := s.connect(topology.RoleServer)
+		if err != nil {
+			return stop, err
+		}
+		closers = append(closers, nc.Close)
+		like := func(identity string) *server.Node {
+			return &server.Node{
+				Identity: identity, Overlay: s.overlay.Name, Domain: s.overlay.Domain(), Interval: m.interval,
+				Publisher: server.NATS{Conn: nc}, Recorder: record.of(), Log: m.log.With("overlay", s.overlay.Name),
+			}
+		}
+		p := &population{overlay: s.overlay.Name}
+		start := func(n int, node *server.Node, run func() error) {
+			p.nodes += n
+			p.members = append(p.members, node)
+			wg.Go(func() {
+				if err := run(); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			})
+		}
+		if first {
+			node := like(thisMachine())
+			start(1, node, func() error { return node.Run(nodes) })
+			first = false
+		}
+		if m.upOptions.nodes > 0 {
+			sim := like("sim-" + s.overlay.Name)
+			start(m.upOptions.nodes, sim, func() error { return server.Simulate(nodes, m.upOptions.nodes, sim) })
+		}
+		m.nodes = append(m.nodes, p)
+	}
+	return stop, nil
+}
+
+func hasNodes(o *topology.Overlay) bool {
+	return slices.ContainsFunc(o.Programs, func(p *topology.Program) bool {
+		return p.Role == topology.RoleServer && slices.Contains(p.Produces, "REGISTRATION")
+	})
+}
+
+// thisMachine is the identity of the machine: its host name, if that is fit to be one.
+func thisMachine() string {
+	name, err := os.Hostname()
+	if err == nil {
+		name = strings.ToLower(name)
+		err = streams.ValidIdentity(name)
+	}
+	if err != nil {
+		return "this-machine"
+	}
+	return name
+}
+
+// recorder appends acknowledged registrations to a file. A line is written
+// before the next registration of the node is made, so a killed process leaves
+// all that it knew.
+type recorder struct {
+	mu sync.Mutex
+	f  *os.File
+	w  *bufio.Writer
+}
+
+func newRecorder(path string) (*recorder, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	return &recorder{f: f, w: bufio.NewWriter(f)}, nil
+}
+
+// Recorded is a line of the file that --record writes.
+type Recorded struct {
+	Overlay   string `json:"overlay"`
+	Stream    string `json:"stream"`
+	Seq       uint64 `json:"seq"`
+	Identity  string `json:"identity"`
+	RequestID string `json:"requestid"`
+	Serial    uint64 `json:"serial"`
+}
+
+func (r *recorder) of() func(server.Record) {
+	if r == nil {
+		return nil
+	}
+	return func(rec server.Record) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		// An error here shows in the check of the file, which is what it is for.
+		_ = json.NewEncoder(r.w).Encode(Recorded{rec.Domain, rec.Stream, rec.Seq, rec.Identity, rec.RequestID, rec.Serial})
+		_ = r.w.Flush()
+	}
+}
+
+func (r *recorder) close() { _ = r.f.Close() }
+
+// Pauses between two looks at everything.
+const (
+	drawEvery  = time.Second
+	linesEvery = 5 * time.Second
+)
+
+// watch shows the state until ctx ends or an overlay fails.
+func (m *machine) watch(ctx context.Context, screen *screen, failed <-chan error) error {
+	every := drawEvery
+	if !screen.live {
+		every = linesEvery
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case <-tick.C:
+			if screen.shows {
+				screen.draw(m.report(ctx))
+			}
+		}
+	}
+}
+
+// settleFor bounds how long up waits for everything to arrive before it reports.
+const settleFor = 10 * time.Second
+
+// settle waits until no stage has anything to do and nothing arrives any more.
+func (m *machine) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleFor)
+	defer cancel()
+	var before uint64
+	for calm := 0; calm < 2 && ctx.Err() == nil; {
+		rep := m.report(ctx)
+		var sum, lag uint64
+		for _, o := range rep.Overlays {
+			for _, s := range o.Streams {
+				sum += s.Last
+			}
+			for _, s := range o.Stages {
+				lag += s.Lag
+			}
+		}
+		if sum == before && lag == 0 {
+			calm++
+		} else {
+			calm = 0
+		}
+		before = sum
+		select {
+		case <-ctx.Done():
+		case <-time.After(drawEvery):
+		}
+	}
+}
+
+// UpReport is the JSON document that up prints.
+type UpReport struct {
+	Topology    string                   `json:"topology"`
+	Seconds     float64                  `json:"seconds"`
+	Overlays    []topology.OverlayReport `json:"overlays"`
+	Nodes       []NodesReport            `json:"nodes"`
+	DeadLetters uint64                   `json:"dead_letters"` // stored in this run
+	Errors      []string                 `json:"errors"`       // warnings and errors of the log, each text once
+}
+
+// NodesReport sums up the nodes of an overlay.
+type NodesReport struct {
+	Overlay   string `json:"overlay"`
+	Nodes     int    `json:"nodes"`
+	Published uint64 `json:"published"`
+	Acked     uint64 `json:"acked"`
+	Failed    uint64 `json:"failed"`
+}
+
+func (m *machine) report(ctx context.Context) UpReport {
+	rep := UpReport{
+		Topology: m.file.Name, Seconds: time.Since(m.started).Seconds(), Errors: m.errors.texts(), Nodes: []NodesReport{},
+		Overlays: make([]topology.OverlayReport, len(m.sites)),
+	}
+	var wg sync.WaitGroup
+	for i, s := range m.sites {
+		wg.Go(func() {
+			rep.Overlays[i] = s.runner.Report(ctx)
+			if s.broker != nil && s.overlay.Uplink != "" {
+				linked := s.broker.Linked()
+				rep.Overlays[i].Linked = &linked
+			}
+		})
+	}
+	wg.Wait()
+	for _, o := range rep.Overlays {
+		for _, s := range o.Stages {
+			rep.DeadLetters += s.Dead
+		}
+	}
+	for _, p := range m.nodes {
+		n := NodesReport{Overlay: p.overlay, Nodes: p.nodes}
+		for _, member := range p.members {
+			c := member.Counts()
+			n.Published += c.Published
+			n.Acked += c.Acked
+			n.Failed += c.Failed
+		}
+		rep.Nodes = append(rep.Nodes, n)
+	}
+	return rep
+}
+
+// newScreen decides how the state is shown.
+func newScreen(out io.Writer, shows bool) *screen {
+	s := &screen{out: out, shows: shows}
+	if f, ok := out.(*os.File); ok && shows {
+		s.live = term.IsTerminal(int(f.Fd()))
+	}
+	return s
+}

@@ -1,0 +1,138 @@
+// Package topology reads the one file that wires everything, proves what can
+// be proved about it before anything runs, and runs it: [Decode] is strict,
+// [Check] finds what is wrong with its line and column, [Grants] says who may
+// do what, [Run] carries out what belongs to one overlay. Whatever lint
+// accepts, run accepts, because both use Check.
+package topology
+
+import (
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/weirhq/weir/streams"
+)
+
+// File is a decoded topology with its classes instantiated: each overlay holds
+// its own copy of its class's streams, stages and programs, in which
+// "{overlay}" has been replaced by its name.
+type File struct {
+	Path     string // for messages
+	Name     string
+	Overlays []*Overlay // in the order of the file
+
+	src *source // nil when the file was built by hand
+}
+
+// Overlay is one independent cell or hub.
+type Overlay struct {
+	Name     string
+	Class    string
+	Uplink   string // name of the overlay its broker links to; "" at the top
+	Broker   Broker
+	Streams  []*Stream // declared ones, in the order of the file
+	Stages   []*Stage  // in the order of the file
+	Services []string
+	Programs []*Program
+	// Isolation is the longest time that the overlay may be cut off and still
+	// lose nothing: its sources must keep that much.
+	Isolation time.Duration
+	Pos       Pos
+}
+
+// Broker says where the NATS servers of an overlay are: embedded in the
+// process, or existing ones.
+type Broker struct {
+	Embedded *Embedded
+
+	URLs    []string
+	Context string // name of a NATS context
+	Creds   string // path of a credentials file
+	NKey    string // path of an nkey seed
+	TLS     TLS
+	Domain  string // JetStream domain; default the overlay's name
+
+	Pos Pos
+}
+
+// Embedded is a nats-server inside the process.
+type Embedded struct {
+	Store  string // directory for streams and keys
+	Listen string // host:port for clients; default 127.0.0.1 and a free port
+	Leaf   string // host:port for the links of other overlays; default likewise
+	// Sync is "" for the default of NATS (kill -9 loses nothing, power loss
+	// may lose two minutes), or "always" for a disk sync before each acknowledgement.
+	Sync string
+}
+
+// TLS names the files for a connection to existing brokers.
+type TLS struct {
+	CA, Cert, Key string
+}
+
+// Stream is a declared stream of an overlay.
+type Stream struct {
+	streams.Spec
+	Pos Pos
+}
+
+// Stage is one processor between a source and a target.
+type Stage struct {
+	Name string
+	// UID names the stage in positions, subjects and state. It defaults to the
+	// name and never changes afterwards, so the stage keeps its state when it is renamed.
+	UID  string
+	Kind string
+	From Endpoint
+	To   Endpoint
+	With ast.Node // configuration, "{overlay}" replaced; nil when absent
+	// NewEpoch starts a new epoch when the source was recreated or has lost its
+	// tail; otherwise the stage stops and says so.
+	NewEpoch bool
+	Pos      Pos
+}
+
+// Endpoint is a stream of an overlay.
+type Endpoint struct {
+	Overlay string // resolved: never empty
+	Stream  string
+	Pos     Pos
+}
+
+// Program is a role that ordinary Go code plays in an overlay.
+type Program struct {
+	Role     string
+	Produces []string // streams of the overlay
+	Consumes []string
+	Serves   []string // services
+	Pos      Pos
+}
+
+// Pos is a place in the file.
+type Pos struct {
+	Line, Column int    // from 1; 0 when unknown
+	Path         string // as in classes.cell.stages.raise.to
+}
+
+// Overlay returns the overlay of that name, or nil.
+func (f *File) Overlay(name string) *Overlay {
+	for _, o := range f.Overlays {
+		if o.Name == name {
+			return o
+		}
+	}
+	return nil
+}
+
+// Stream returns the declared stream of that name, or nil.
+func (o *Overlay) Stream(name string) *Stream {
+	for _, s := range o.Streams {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Crosses says that the stage writes to another overlay than the one it runs in.
+func (s *Stage) Crosses() bool { return s.To.Overlay != s.From.Overlay }

@@ -1,0 +1,104 @@
+package topology
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// OverlayReport is what one overlay looks like at a moment. All reports are
+// plain data with stable JSON names.
+type OverlayReport struct {
+	Name      string         `json:"name"`
+	Class     string         `json:"class"`
+	Connected bool           `json:"connected"`
+	Linked    *bool          `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
+	Streams   []StreamReport `json:"streams"`
+	Stages    []StageReport  `json:"stages"`
+}
+
+// StreamReport describes one stream of an overlay.
+type StreamReport struct {
+	Name     string `json:"name"`
+	Messages uint64 `json:"messages"` // stored now
+	Bytes    uint64 `json:"bytes"`
+	First    uint64 `json:"first"` // sequence of the oldest message stored
+	Last     uint64 `json:"last"`  // newest sequence given out: how many were ever stored
+	Error    string `json:"error,omitempty"`
+}
+
+// StageReport describes one stage in one copy. Counts begin with the process.
+type StageReport struct {
+	Name        string  `json:"name"`
+	UID         string  `json:"uid"`
+	Kind        string  `json:"kind"`
+	From        string  `json:"from"`
+	To          string  `json:"to"`
+	Active      bool    `json:"active"` // in this copy
+	In          uint64  `json:"in"`
+	InBytes     uint64  `json:"in_bytes"`
+	Out         uint64  `json:"out"`
+	OutBytes    uint64  `json:"out_bytes"`
+	Dead        uint64  `json:"dead"`
+	Suppressed  uint64  `json:"suppressed"` // outputs found stored already after a start
+	Missing     uint64  `json:"missing"`    // inputs removed before they were handled
+	TooOld      uint64  `json:"too_old"`
+	Retries     uint64  `json:"retries"`
+	Starts      uint64  `json:"starts"`
+	Errors      uint64  `json:"errors"`
+	LastError   string  `json:"last_error,omitempty"`
+	Seq         uint64  `json:"seq"` // last input whose outputs are all stored
+	Epoch       uint64  `json:"epoch"`
+	Lag         uint64  `json:"lag"`            // inputs stored and not handled
+	BehindSecs  float64 `json:"behind_seconds"` // age of the newest input handled, while there is a lag
+	SnapshotLen uint64  `json:"snapshot_bytes"`
+}
+
+// reportTimeout bounds the questions of one report.
+const reportTimeout = 2 * time.Second
+
+// Report asks the broker about the streams and sums up the stages of this copy.
+func (r *Runner) Report(ctx context.Context) OverlayReport {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	rep := OverlayReport{Name: r.overlay.Name, Class: r.overlay.Class, Connected: r.nc.IsConnected()}
+	specs := r.file.Specs(r.overlay.Name)
+	rep.Streams = make([]StreamReport, len(specs))
+	d := r.domain(r.overlay.Name)
+	var wg sync.WaitGroup
+	for i, s := range specs {
+		rep.Streams[i].Name = s.Name
+		wg.Go(func() {
+			info, err := d.Info(ctx, s.Name)
+			if err != nil {
+				rep.Streams[i].Error = err.Error()
+				return
+			}
+			rep.Streams[i] = StreamReport{Name: s.Name, Messages: info.Msgs, Bytes: info.Bytes, First: info.First, Last: info.Last}
+		})
+	}
+	wg.Wait()
+	for _, s := range r.stages {
+		rep.Stages = append(rep.Stages, s.report())
+	}
+	return rep
+}
+
+func (s *running) report() StageReport {
+	m := &s.metrics
+	rep := StageReport{
+		Name: s.Name, UID: s.UID, Kind: s.Kind,
+		From: s.From.Overlay + "/" + s.From.Stream, To: s.To.Overlay + "/" + s.To.Stream,
+		Active: m.Active.Load(), In: m.In.Load(), InBytes: m.InBytes.Load(), Out: m.Out.Load(), OutBytes: m.OutBytes.Load(),
+		Dead: m.Dead.Load(), Suppressed: m.Suppressed.Load(), Missing: m.Missing.Load(), TooOld: m.TooOld.Load(),
+		Retries: m.Retries.Load(), Starts: m.Starts.Load(), Errors: m.Errors.Load(),
+		Seq: m.Seq.Load(), Epoch: m.Epoch.Load(), Lag: m.Lag.Load(), SnapshotLen: m.SnapshotBytes.Load(),
+	}
+	if f := s.failure.Load(); f != nil {
+		rep.LastError = *f
+	}
+	if at := m.Freshness.Load(); rep.Lag > 0 && at > 0 {
+		rep.BehindSecs = time.Since(time.Unix(0, at)).Seconds()
+	}
+	return rep
+}

@@ -1,0 +1,350 @@
+package topology
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
+)
+
+// DefaultLease is how long a copy of a stage stays the active one without
+// renewing. Another copy takes over that long after the active one was killed.
+const DefaultLease = 3 * time.Second
+
+// Pauses of a Runner.
+const (
+	restartMin   = 100 * time.Millisecond
+	restartMax   = 5 * time.Second
+	operatorWait = 30 * time.Second // before a stage is tried again that an operator has to look at
+	collectEvery = 5 * time.Second
+)
+
+// Runner runs what belongs to one overlay: its streams, its stages and the
+// care of the landing streams that others write to. Any number of copies may
+// run beside each other; each stage is active in one of them.
+type Runner struct {
+	file    *File
+	overlay *Overlay
+	reg     processors.Registry
+	nc      *nats.Conn
+	holder  string
+	log     *slog.Logger
+	lease   time.Duration
+	stages  []*running
+	ready   chan struct{} // closed when the streams exist
+}
+
+// running is a stage of a Runner.
+type running struct {
+	*Stage
+	metrics processors.Metrics
+	failure atomic.Pointer[string]
+}
+
+// NewRunner prepares the overlay of that name. copy tells operators which
+// process holds a lease; a random part is added to it.
+func NewRunner(f *File, overlay string, reg processors.Registry, nc *nats.Conn, copyName string, log *slog.Logger) (*Runner, error) {
+	o := f.Overlay(overlay)
+	if o == nil {
+		return nil, fmt.Errorf("topology %s has no overlay %q", f.Name, overlay)
+	}
+	r := &Runner{
+		file: f, overlay: o, reg: reg, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease,
+		holder: fmt.Sprintf("%s-%08x", copyName, rand.Uint32()), ready: make(chan struct{}),
+	}
+	for _, s := range o.Stages {
+		r.stages = append(r.stages, &running{Stage: s})
+	}
+	return r, nil
+}
+
+// Ready is closed once the streams of the overlay exist.
+func (r *Runner) Ready() <-chan struct{} { return r.ready }
+
+// Run makes the streams and runs the stages until ctx ends; then every stage
+// finishes its batch, saves its position and gives its lease back. Brokers that
+// cannot be reached are waited for. The error is one that waiting does not
+// mend: a stream that belongs to somebody else, a change that would delete
+// messages.
+func (r *Runner) Run(ctx context.Context) error {
+	if err := r.ensure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("overlay %s: %w", r.overlay.Name, err)
+	}
+	close(r.ready)
+	var wg sync.WaitGroup
+	for _, s := range r.stages {
+		wg.Go(func() { r.supervise(ctx, s) })
+	}
+	if c := r.collectors(); len(c) > 0 {
+		wg.Go(func() { r.collect(ctx, c) })
+	}
+	wg.Wait()
+	return nil
+}
+
+func (r *Runner) domain(overlay string) *jetstream.Domain {
+	return jetstream.New(r.nc, r.file.Overlay(overlay).Domain())
+}
+
+// ensure makes the bucket and the streams, as often as it takes.
+func (r *Runner) ensure(ctx context.Context) error {
+	specs := r.file.Specs(r.overlay.Name)
+	replicas := 1
+	for _, s := range specs {
+		replicas = max(replicas, s.Replicas)
+	}
+	// What is collected has to exist before what collects it.
+	slices.SortStableFunc(specs, func(a, b streams.Spec) int { return len(a.Sources) - len(b.Sources) })
+	d := r.domain(r.overlay.Name)
+	for wait := restartMin; ; wait = min(2*wait, restartMax) {
+		err := d.EnsureState(ctx, replicas)
+		if err == nil {
+			err = d.Ensure(ctx, specs...)
+		}
+		if err == nil || ctx.Err() != nil || errors.Is(err, jetstream.ErrConflict) {
+			return errors.Join(err, ctx.Err())
+		}
+		r.log.Warn("streams are not ready yet", "error", err)
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sleep waits with a jitter of a half, and says whether ctx still goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d/2 + rand.N(d/2)):
+		return true
+	}
+}
+
+// supervise keeps a stage running in this copy or waits for its lease.
+func (r *Runner) supervise(ctx context.Context, s *running) {
+	log := r.log.With("stage", s.UID)
+	lease := r.domain(r.overlay.Name).Lease(s.UID, r.holder, r.lease)
+	for wait := restartMin; ctx.Err() == nil; {
+		began := time.Now()
+		err := lease.Do(ctx, func(ctx context.Context, held *jetstream.Held) error {
+			s.metrics.Active.Store(true)
+			defer s.metrics.Active.Store(false)
+			began = time.Now()
+			log.Info("stage is active here", "copy", r.holder)
+			return r.runStage(ctx, s, held, log)
+		})
+		if ctx.Err() != nil {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				log.Warn("stage did not end cleanly; it goes on where it was", "error", err)
+			}
+			return
+		}
+		if err == nil || errors.Is(err, jetstream.ErrLeaseLost) {
+			log.Info("stage is no longer active here", "copy", r.holder)
+			continue
+		}
+		text := err.Error()
+		s.failure.Store(&text)
+		s.metrics.Errors.Add(1)
+		if time.Since(began) > time.Minute {
+			wait = restartMin
+		}
+		if errors.Is(err, processors.ErrSourceChanged) || errors.Is(err, processors.ErrNotDrained) || errors.Is(err, streams.ErrLost) {
+			log.Error("stage needs an operator", "error", err)
+			wait = operatorWait
+		} else {
+			log.Warn("stage stopped, starting it again", "error", err)
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+		wait = min(2*wait, restartMax)
+	}
+}
+
+// runStage builds a stage anew and runs it once.
+func (r *Runner) runStage(ctx context.Context, s *running, held *jetstream.Held, log *slog.Logger) error {
+	st, err := r.build(s.Stage)
+	if err != nil {
+		return err
+	}
+	s.metrics.Starts.Add(1)
+	st.Metrics, st.Log, st.Valid = &s.metrics, log, held.Valid
+	return st.Run(ctx)
+}
+
+// build wires a stage to its streams.
+func (r *Runner) build(s *Stage) (processors.Stage, error) {
+	def, ok := r.reg[s.Kind]
+	if !ok {
+		return processors.Stage{}, fmt.Errorf("stage %s: no kind %q", s.UID, s.Kind)
+	}
+	proc, err := def.Build(s.With, processors.Self{Overlay: r.overlay.Name, Stage: s.UID})
+	if err != nil {
+		return processors.Stage{}, fmt.Errorf("stage %s: %w", s.UID, err)
+	}
+	var sel processors.Selection
+	if p, ok := proc.(processors.Selector); ok {
+		sel = p.Select()
+	}
+	local := r.domain(r.overlay.Name)
+	st := processors.Stage{
+		Overlay: r.overlay.Name, UID: s.UID, Stream: s.From.Stream,
+		From:      r.domain(s.From.Overlay).Source(s.From.Stream, Durable(r.file.Name, r.overlay.Name, s.UID), sel.Filter),
+		Processor: proc,
+		Dead:      local.Shared(deadName, streams.Dead(r.overlay.Name, s.UID)),
+		State:     local.State(),
+		Kind:      fmt.Sprintf("%s/%d", def.Doc().Name, def.Doc().Version),
+		Config:    configHash(s),
+		Selection: sel, NewEpoch: s.NewEpoch,
+	}
+	if s.From.Overlay != r.overlay.Name {
+		st.Stream = s.From.Overlay + "/" + s.From.Stream
+	}
+	target := r.file.Overlay(s.To.Overlay).Stream(s.To.Stream)
+	concern, _, _ := strings.Cut(target.Subjects[0], ".")
+	st.Gap = streams.GapSubject(concern, r.overlay.Name, s.UID)
+	if s.Crosses() {
+		st.To = r.domain(s.To.Overlay).Landing(streams.Landing(r.overlay.Name, s.UID))
+		return st, nil
+	}
+	space := outputSpace(proc, sel, target)
+	st.To = local.Shared(target.Name, space)
+	if !streams.Match(space, st.Gap) {
+		st.Gap = ""
+	}
+	return st, nil
+}
+
+// outputSpace is the pattern of the subjects that a stage writes to in a
+// stream of its own overlay: what its processor says, as far as the stream
+// stores it, or else all that the stream stores.
+func outputSpace(p processors.Processor, sel processors.Selection, target *Stream) string {
+	if router, ok := p.(processors.Router); ok {
+		in := sel.Filter
+		if in == "" {
+			in = ">"
+		}
+		if out, ok := router.Route(in); ok {
+			for _, subject := range target.Subjects {
+				if space, ok := streams.Intersect(out, subject); ok {
+					return space
+				}
+			}
+		}
+	}
+	return target.Subjects[0]
+}
+
+// configHash tells whether the configuration of a stage has changed.
+func configHash(s *Stage) string {
+	text := s.From.Overlay + "/" + s.From.Stream + " " + s.To.Overlay + "/" + s.To.Stream + "\n"
+	if s.With != nil {
+		text += s.With.String()
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:8])
+}
+
+// collectors looks after the landing streams of the overlay.
+func (r *Runner) collectors() []*jetstream.Collector {
+	var out []*jetstream.Collector
+	d := r.domain(r.overlay.Name)
+	for _, o := range r.file.Overlays {
+		for _, s := range o.Stages {
+			if s.Crosses() && s.To.Overlay == r.overlay.Name {
+				out = append(out, d.Collector(streams.Landing(o.Name, s.UID), s.To.Stream, r.arriving(o, s)))
+			}
+		}
+	}
+	return out
+}
+
+// arriving lists the patterns of the subjects that a stage of another overlay
+// sends for what its source stores first-hand.
+func (r *Runner) arriving(o *Overlay, s *Stage) []string {
+	from := r.file.Overlay(s.From.Overlay).Stream(s.From.Stream)
+	def, ok := r.reg[s.Kind]
+	if from == nil || !ok {
+		return nil
+	}
+	p, err := def.Build(s.With, processors.Self{Overlay: o.Name, Stage: s.UID})
+	if err != nil {
+		return nil
+	}
+	router, ok := p.(processors.Router)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, in := range from.Subjects {
+		if sel, ok := p.(processors.Selector); ok && sel.Select().Filter != "" {
+			if in, ok = streams.Intersect(in, sel.Select().Filter); !ok {
+				continue
+			}
+		}
+		if pattern, ok := router.Route(in); ok {
+			out = append(out, pattern)
+		}
+	}
+	return out
+}
+
+// collect trims the landing streams, in one copy at a time.
+func (r *Runner) collect(ctx context.Context, all []*jetstream.Collector) {
+	lease := r.domain(r.overlay.Name).Lease("_collect", r.holder, r.lease)
+	for ctx.Err() == nil {
+		err := lease.Do(ctx, func(ctx context.Context, _ *jetstream.Held) error {
+			for sleep(ctx, collectEvery) {
+				for _, c := range all {
+					if _, err := c.Trim(ctx); err != nil && ctx.Err() == nil {
+						r.log.Warn("trimming a landing stream", "error", err)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("collecting", "error", err)
+			sleep(ctx, restartMax)
+		}
+	}
+}
+
+// UplinksFirst lists the overlays so that each comes after the one that it
+// links to, and otherwise in the order of the file.
+func UplinksFirst(f *File) []*Overlay {
+	var out []*Overlay
+	seen := map[string]bool{}
+	var add func(o *Overlay)
+	add = func(o *Overlay) {
+		if o == nil || seen[o.Name] {
+			return
+		}
+		seen[o.Name] = true
+		add(f.Overlay(o.Uplink))
+		out = append(out, o)
+	}
+	for _, o := range f.Overlays {
+		add(o)
+	}
+	return out
+}
