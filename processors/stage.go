@@ -257,9 +257,7 @@ func (r *run) message(m streams.Msg) error {
 			continue
 		}
 		if when == "" {
-			if when = m.Header.Get(streams.HeaderTime); when == "" {
-				when = m.Time.Format(time.RFC3339Nano)
-			}
+			when = m.EventTime().UTC().Format(time.RFC3339Nano)
 		}
 		r.to.add(out[i], o, when)
 	}

@@ -201,8 +201,9 @@ func (m Mapping) Apply(subject string) string {
 	return m.rewrite(subject)
 }
 
-// Image is the pattern of all subjects that Apply can return for those of
-// pattern p, for a p that lies inside From or does not touch it.
+// Image is a pattern of all subjects that Apply can return for those of
+// pattern p. Where only some of them change it is what both sorts begin with,
+// and anything after it.
 func (m Mapping) Image(p string) string {
 	if m.IsZero() {
 		return p
@@ -211,7 +212,21 @@ func (m Mapping) Image(p string) string {
 	if !ok {
 		return p
 	}
-	return m.rewrite(in)
+	image := m.rewrite(in)
+	if Match(m.From, p) {
+		return image
+	}
+	return cover(p, image)
+}
+
+// cover is a pattern of all subjects that match a or b.
+func cover(a, b string) string {
+	at, bt := strings.Split(a, "."), strings.Split(b, ".")
+	n := 0
+	for n < min(len(at), len(bt))-1 && at[n] == bt[n] {
+		n++
+	}
+	return strings.Join(append(at[:n:n], ">"), ".")
 }
 
 func (m Mapping) rewrite(subject string) string {

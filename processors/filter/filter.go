@@ -5,8 +5,6 @@ package filter
 import (
 	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/filter/expression"
@@ -60,7 +58,7 @@ func (f *filter) Process(m streams.Msg) ([]streams.Msg, error) {
 	if err != nil {
 		return nil, fmt.Errorf("where: %w", err)
 	}
-	if pass == false {
+	if pass != true {
 		return nil, nil
 	}
 	subject := m.Subject
@@ -70,31 +68,8 @@ func (f *filter) Process(m streams.Msg) ([]streams.Msg, error) {
 			return nil, fmt.Errorf("map: %w", err)
 		}
 	}
-	h := m.Header.Forward()
-	if _, err := time.Parse(time.RFC3339Nano, h.Get(streams.HeaderTime)); err != nil {
-		h[streams.HeaderTime] = []string{m.Time.UTC().Format(time.RFC3339Nano)}
-	}
-	return []streams.Msg{{Subject: subject, Header: h, Data: m.Data}}, nil
+	return []streams.Msg{{Subject: subject, Header: m.Header.Forward(), Data: m.Data}}, nil
 }
 
 // Route implements processors.Router.
-func (f *filter) Route(in string) (string, bool) {
-	if f.subjects.IsZero() || streams.Match(f.subjects.From, in) {
-		return f.subjects.Image(in), true
-	}
-	if both, ok := streams.Intersect(f.subjects.From, in); ok {
-		return cover(in, f.subjects.Image(both)), true // some subjects change, others stay
-	}
-	return in, true
-}
-
-// cover returns a pattern that all subjects of patterns a and b match: their
-// common beginning and anything after it.
-func cover(a, b string) string {
-	at, bt := strings.Split(a, "."), strings.Split(b, ".")
-	n := 0
-	for n < min(len(at), len(bt))-1 && at[n] == bt[n] {
-		n++
-	}
-	return strings.Join(append(at[:n:n], ">"), ".")
-}
+func (f *filter) Route(in string) (string, bool) { return f.subjects.Image(in), true }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/filter/expression"
@@ -141,9 +140,6 @@ func (p *mapper) Process(m streams.Msg) ([]streams.Msg, error) {
 		if err != nil {
 			return nil, fmt.Errorf("header %s: %w", f.name, err)
 		}
-	}
-	if _, err := time.Parse(time.RFC3339Nano, out.Header.Get(streams.HeaderTime)); err != nil {
-		out.Header[streams.HeaderTime] = []string{m.Time.UTC().Format(time.RFC3339Nano)}
 	}
 	return []streams.Msg{out}, nil
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/memory"
+	"github.com/weirhq/weir/streams/streamtest"
 )
 
 // Crashes describes a run of a processor as a stage that is killed before or
@@ -30,6 +32,10 @@ type Crashes struct {
 	Remove bool
 	// Fault breaks the world on purpose, to show that the comparison notices.
 	Fault Fault
+	// Open returns a broker for one run and a suffix that makes the names of its
+	// streams unique there. By default each run has a memory broker of its own,
+	// with a virtual clock.
+	Open func() (b streamtest.Broker, suffix string, err error)
 }
 
 // Fault is something that must not happen.
@@ -50,25 +56,23 @@ type Result struct {
 	Crashes int
 }
 
-const (
-	crashOverlay = "cell"
-	crashUID     = "it"
-	crashSource  = "IN"
-	crashTarget  = "OUT"
-	crashDead    = "DEAD"
-	crashPhases  = 4 // the inputs come in so many parts, with a rest between them
-)
+// crashPhases is in how many parts the inputs come, with a rest between them.
+const crashPhases = 4
 
 // crash is what a killed stage panics with.
 type crash struct{}
 
 // Play runs it to the end.
 func (c Crashes) Play() (Result, error) {
-	w := &world{Crashes: c, rng: rand.New(rand.NewPCG(c.Seed, 0)), now: time.Unix(1_000_000, 0).UTC()}
+	w := &world{Crashes: c, rng: rand.New(rand.NewPCG(c.Seed, 0)), now: time.Unix(1_000_000, 0).UTC(), virtual: c.Open == nil}
 	w.broker = memory.New(func() time.Time { return w.now })
-	all := []string{">"}
-	err := w.broker.Ensure(context.Background(),
-		streams.Spec{Name: crashSource, Subjects: all}, streams.Spec{Name: crashTarget, Subjects: all}, streams.Spec{Name: crashDead, Subjects: all})
+	if !w.virtual {
+		var err error
+		if w.broker, w.suffix, err = c.Open(); err != nil {
+			return Result{}, err
+		}
+	}
+	err := w.broker.Ensure(context.Background(), w.spec("IN", "in"), w.spec("OUT", "out"), w.spec("DEAD", "dead.cell"))
 	if err != nil {
 		return Result{}, err
 	}
@@ -76,14 +80,31 @@ func (c Crashes) Play() (Result, error) {
 	return w.result, err
 }
 
-// world is one Play: a broker with a virtual clock, and what was stored there.
+// world is one Play: a broker and what was stored there.
 type world struct {
 	Crashes
-	rng    *rand.Rand
-	now    time.Time
-	broker *memory.Broker
-	result Result
+	rng     *rand.Rand
+	now     time.Time // of the virtual clock
+	virtual bool
+	broker  streamtest.Broker
+	suffix  string
+	result  Result
 }
+
+func (w *world) spec(name, prefix string) streams.Spec {
+	return streams.Spec{Name: name + w.suffix, Subjects: []string{prefix + w.suffix + ".>"}}
+}
+
+// grid is that of the ticks: a second, or more for inputs that span days.
+func (w *world) grid() time.Duration {
+	const most = 1000 // ticks in a run
+	if len(w.Inputs) == 0 {
+		return time.Second
+	}
+	return max(time.Second, w.Inputs[len(w.Inputs)-1].Time.Sub(w.Inputs[0].Time)/most)
+}
+
+func (w *world) uid() string { return "it" + w.suffix }
 
 func (w *world) play() error {
 	size := max(1, (len(w.Inputs)+crashPhases-1)/crashPhases)
@@ -92,7 +113,8 @@ func (w *world) play() error {
 			if m.Time.After(w.now) {
 				w.now = m.Time
 			}
-			if _, err := w.broker.AppendTo(crashSource, m); err != nil {
+			m.Subject = "in" + w.suffix + "." + m.Subject
+			if _, err := w.broker.Append(context.Background(), m); err != nil {
 				return err
 			}
 		}
@@ -121,13 +143,19 @@ func (w *world) remove() error {
 	if !w.Remove {
 		return nil
 	}
-	switch held := w.broker.All(crashTarget); {
-	case len(held) == 0:
-		return nil
+	ctx, name := context.Background(), "OUT"+w.suffix
+	info, err := w.broker.Source(name, "", "").Info(ctx)
+	switch {
+	case err != nil || info.Msgs == 0:
+		return err
 	case w.rng.IntN(4) == 0:
-		return w.broker.Purge(context.Background(), crashTarget)
+		return w.broker.Purge(ctx, name)
 	case w.rng.IntN(2) == 0:
-		return w.broker.Remove(context.Background(), crashTarget, held[len(held)-1].Seq)
+		err := w.broker.Remove(ctx, name, info.Last)
+		if errors.Is(err, streams.ErrNotFound) {
+			return nil // it is gone already
+		}
+		return err
 	}
 	return nil
 }
@@ -148,29 +176,82 @@ func (w *world) life() (crashed bool, err error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	main := w.broker.Landing(streams.Collected{Stream: crashTarget, Prefix: "up"})
+	prefix := "out" + w.suffix
+	main := w.broker.Landing(streams.Collected{Stream: "OUT" + w.suffix, Prefix: prefix})
 	if w.Shared {
-		main = w.broker.Shared(crashTarget, ">")
+		main = inside{w.broker.Shared("OUT"+w.suffix, prefix+".>"), prefix + "."}
 	}
+	overlay, uid := "cell"+w.suffix, w.uid()
 	st := processors.Stage{
-		Overlay: crashOverlay, UID: crashUID, Stream: crashSource,
-		From:      &restless{Source: w.broker.Source(crashSource, "", ""), w: w, stop: stop},
-		Processor: p,
+		Overlay: overlay, UID: uid, Stream: "IN",
+		From:      &restless{Source: w.broker.Source("IN"+w.suffix, "", ""), w: w, stop: stop},
+		Processor: relative{p, "in" + w.suffix + "."}.as(),
 		To:        &sink{Sink: main, w: w, seen: &w.result.Outputs},
-		Dead:      &sink{Sink: w.broker.Shared(crashDead, "dead.>"), w: w, seen: &w.result.Dead, dead: true},
+		Dead:      &sink{Sink: w.broker.Shared("DEAD"+w.suffix, streams.Dead(overlay, uid)), w: w, seen: &w.result.Dead, dead: true},
 		State:     &state{State: w.broker.State(), w: w},
 		Kind:      "kind", Config: "config", Gap: "gap",
-		SnapshotEvery: 1, Grid: time.Second,
-	}
-	if s, ok := p.(processors.Selector); ok {
-		st.Selection = s.Select()
-		st.Selection.Start, st.Selection.Age, st.Selection.MaxAge = streams.Start{}, 0, 0
+		SnapshotEvery: 1, Grid: w.grid(),
 	}
 	err = st.Run(ctx)
 	if errors.Is(err, streams.ErrFenced) {
 		return true, nil // by its own write that was reported as unknown
 	}
 	return false, err
+}
+
+// inside puts the subjects of a processor below a prefix.
+type inside struct {
+	streams.Sink
+	prefix string
+}
+
+func (k inside) Check(m streams.Msg) error {
+	m.Subject = k.prefix + m.Subject
+	return k.Sink.Check(m)
+}
+
+func (k inside) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) {
+	below := slices.Clone(msgs)
+	for i := range below {
+		below[i].Subject = k.prefix + below[i].Subject
+	}
+	return k.Sink.Publish(ctx, below)
+}
+
+// relative shows a processor the subjects without the prefix that the source
+// needs. The methods that it adds are those that the processor has.
+type relative struct {
+	processors.Processor
+	prefix string
+}
+
+func (r relative) Process(m streams.Msg) ([]streams.Msg, error) {
+	m.Subject = strings.TrimPrefix(m.Subject, r.prefix)
+	return r.Processor.Process(m)
+}
+
+func (r relative) as() processors.Processor {
+	sn, stateful := r.Processor.(processors.Snapshotter)
+	ti, ticks := r.Processor.(processors.Ticker)
+	switch {
+	case stateful && ticks:
+		return struct {
+			relative
+			processors.Snapshotter
+			processors.Ticker
+		}{r, sn, ti}
+	case stateful:
+		return struct {
+			relative
+			processors.Snapshotter
+		}{r, sn}
+	case ticks:
+		return struct {
+			relative
+			processors.Ticker
+		}{r, ti}
+	}
+	return r
 }
 
 func (w *world) fails() bool { return w.Rate > 0 && w.rng.IntN(100) < w.Rate }
@@ -262,7 +343,15 @@ func (s *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) 
 			if err != nil {
 				return 0, err
 			}
-			*s.seen = append(*s.seen, fmt.Sprintf("%s %s after %d at %s: %s", m.Subject, m.Header.Get(streams.HeaderReason), o.Seq, m.Header.Get(streams.HeaderTime), m.Data))
+			at := ""
+			if s.w.virtual {
+				at = m.Header.Get(streams.HeaderTime)
+			}
+			_, subject, _ := strings.Cut(m.Subject, s.w.uid()+".") // that of a dead letter begins with the stage
+			if !s.dead {
+				subject = m.Subject
+			}
+			*s.seen = append(*s.seen, fmt.Sprintf("%s %s after %d %s: %s", strings.TrimPrefix(subject, "in"+s.w.suffix+"."), m.Header.Get(streams.HeaderReason), o.Seq, at, m.Data))
 		}
 	}
 	if !failed || s.w.Fault == Forgetful {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams"
 )
 
 // How many restarts are tried in one story: a script is played once, and of
@@ -19,6 +21,7 @@ import (
 const (
 	scriptRestarts = 64
 	storyRestarts  = 4
+	scriptCrashes  = 30 // runs with crashes
 )
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata/*.txt")
@@ -59,6 +62,9 @@ func (s Script) run(t *testing.T, def processors.Definition) {
 	if err := timeless(t, build, steps); err != nil {
 		t.Errorf("purity, at another time of day: %v", err)
 	}
+	if err := CrashEquivalence(Crashes{New: build, Inputs: s.ordered()}, scriptCrashes); err != nil {
+		t.Errorf("crash equivalence: %v", err)
+	}
 	if t.Failed() {
 		return // what is generated would only repeat it
 	}
@@ -75,6 +81,13 @@ func (s Script) run(t *testing.T, def processors.Definition) {
 			}
 		}
 	})
+}
+
+// ordered is the inputs by their time.
+func (s Script) ordered() []streams.Msg {
+	in := slices.Clone(s.Inputs)
+	slices.SortStableFunc(in, func(a, b streams.Msg) int { return a.Time.Compare(b.Time) })
+	return in
 }
 
 // compare replays the script and compares, or rewrites, its expectations.

@@ -141,23 +141,15 @@ func (r *replicator) Process(m streams.Msg) ([]streams.Msg, error) {
 	}
 	b = append(b, r.self...)
 	endHops := len(b)
-	if !timed(m.Header) {
-		b = m.Time.UTC().AppendFormat(b, time.RFC3339Nano)
-	}
-	endTime := len(b)
 	if r.ChoriaSource != "" {
 		b = r.appendChoria(b, m)
 	}
 	text := string(b)
 
 	h := m.Header.Forward()
-	vals := [...]string{text[:endHops], text[endHops:endTime]}
-	h[streams.HeaderHops] = vals[0:1:1]
-	if endTime > endHops {
-		h[streams.HeaderTime] = vals[1:2:2]
-	}
+	h[streams.HeaderHops] = []string{text[:endHops]}
 	if r.ChoriaSource != "" {
-		h[HeaderChoriaSource] = append(h[HeaderChoriaSource], text[endTime:])
+		h[HeaderChoriaSource] = append(h[HeaderChoriaSource], text[endHops:])
 	}
 	return []streams.Msg{{Subject: subject, Header: h, Data: m.Data}}, nil
 }
@@ -183,16 +175,6 @@ func (r *replicator) admit(crossed []string) error {
 		return fmt.Errorf("too many hops: it has crossed %d replicators, the limit is %d; it went %.300q", n, r.Hops, strings.Join(crossed, ","))
 	}
 	return nil
-}
-
-// timed says whether the event carries its time in a form that can be read.
-func timed(h streams.Header) bool {
-	v := h.Get(streams.HeaderTime)
-	if v == "" {
-		return false
-	}
-	_, err := time.Parse(time.RFC3339Nano, v)
-	return err == nil
 }
 
 func (r *replicator) appendChoria(b []byte, m streams.Msg) []byte {
@@ -232,22 +214,5 @@ func (r *replicator) Route(in string) (string, bool) {
 			return "", false
 		}
 	}
-	if r.Map.IsZero() || streams.Match(r.Map.From, in) {
-		return r.Map.Image(in), true
-	}
-	if both, ok := streams.Intersect(r.Map.From, in); ok {
-		return cover(in, r.Map.Image(both)), true // some subjects change, others stay
-	}
-	return in, true
-}
-
-// cover returns a pattern that all subjects of patterns a and b match: their
-// common beginning and anything after it.
-func cover(a, b string) string {
-	at, bt := strings.Split(a, "."), strings.Split(b, ".")
-	n := 0
-	for n < min(len(at), len(bt))-1 && at[n] == bt[n] {
-		n++
-	}
-	return strings.Join(append(at[:n:n], ">"), ".")
+	return r.Map.Image(in), true
 }

@@ -71,17 +71,6 @@ func (b *Broker) Append(_ context.Context, m streams.Msg) (uint64, error) {
 	return 0, fmt.Errorf("subject %s: %w", m.Subject, streams.ErrNotFound)
 }
 
-// AppendTo stores a message in a stream whatever its subject is.
-func (b *Broker) AppendTo(name string, m streams.Msg) (uint64, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s, err := b.stream(name)
-	if err != nil {
-		return 0, err
-	}
-	return b.store(s, m)
-}
-
 // Remove deletes one message.
 func (b *Broker) Remove(_ context.Context, name string, seq uint64) error {
 	b.mu.Lock()

@@ -1,0 +1,95 @@
+// Package jetstreamtest has what tests need of a real JetStream.
+package jetstreamtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
+)
+
+// Broker is a domain with what only programs, operators and tests do to it. It
+// is a streamtest.Broker.
+type Broker struct {
+	*jetstream.Domain
+	JS       natsjs.JetStream
+	replicas int
+}
+
+// Open makes the state bucket of a domain and returns it. Streams that are
+// made through it have that many replicas.
+func Open(t testing.TB, nc *nats.Conn, domain string, replicas int) *Broker {
+	t.Helper()
+	js, err := natsjs.NewWithDomain(nc, domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &Broker{jetstream.New(nc, domain), js, replicas}
+	if err := b.EnsureState(context.Background(), replicas); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Ensure makes streams as those of topology "test".
+func (b *Broker) Ensure(ctx context.Context, specs ...streams.Spec) error {
+	for i := range specs {
+		specs[i].Replicas = b.replicas
+		specs[i].Metadata = map[string]string{jetstream.MetaOwner: "test"}
+	}
+	return b.Domain.Ensure(ctx, specs...)
+}
+
+// Append publishes as a program does.
+func (b *Broker) Append(ctx context.Context, m streams.Msg) (uint64, error) {
+	ack, err := b.JS.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Header), Data: m.Data})
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// Remove deletes one message.
+func (b *Broker) Remove(ctx context.Context, stream string, seq uint64) error {
+	s, err := b.JS.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	err = s.DeleteMsg(ctx, seq)
+	if errors.Is(err, natsjs.ErrMsgDeleteUnsuccessful) {
+		return fmt.Errorf("stream %s: message %d: %w", stream, seq, streams.ErrNotFound)
+	}
+	return err
+}
+
+// Purge deletes all messages of a stream.
+func (b *Broker) Purge(ctx context.Context, stream string) error {
+	s, err := b.JS.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	return s.Purge(ctx)
+}
+
+// Wipe deletes all streams.
+func (b *Broker) Wipe(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	names := b.JS.StreamNames(ctx)
+	for name := range names.Name() {
+		if err := b.JS.DeleteStream(ctx, name); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := names.Err(); err != nil {
+		t.Error(err)
+	}
+}
