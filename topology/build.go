@@ -47,7 +47,9 @@ func (c *check) build(w *wire) bool {
 		}
 		// What a kind misses may be what an unknown key was meant to give it.
 		if _, form := yamlError(err); form || with == s.With {
-			c.refused(w, err)
+			for _, err := range parts(err) {
+				c.refused(w, err)
+			}
 		}
 		return false
 	}
@@ -111,7 +113,7 @@ func (c *check) refused(w *wire, err error) {
 			return true
 		})
 	} else {
-		message = strings.TrimPrefix(err.Error(), "kind "+w.stage.Kind+": ")
+		message = strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kind "+w.stage.Kind+": "), "time: ")
 		if at, ok := culprit(w.stage.With, p.Path, message); ok {
 			p = at
 		}
@@ -126,6 +128,20 @@ func (c *check) refused(w *wire, err error) {
 	c.report(cWith, p, w.overlay, fmt.Sprintf("stage %s: kind %s refuses its configuration: %s", w.stage.Name, w.stage.Kind, firstLine(message)), fix)
 }
 
+// parts takes an error apart that joins several.
+func parts(err error) []error {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if many, ok := e.(interface{ Unwrap() []error }); ok {
+			var all []error
+			for _, e := range many.Unwrap() {
+				all = append(all, parts(e)...)
+			}
+			return all
+		}
+	}
+	return []error{err}
+}
+
 func yamlError(err error) (yaml.Error, bool) {
 	var y yaml.Error
 	ok := errors.As(err, &y)
@@ -135,10 +151,17 @@ func yamlError(err error) (yaml.Error, bool) {
 // yamlMessage says what a decoding error means without speaking of Go.
 func yamlMessage(y yaml.Error) string {
 	var te *yaml.TypeError
-	if !errors.As(y, &te) || te.DstType == nil {
-		return y.GetMessage()
+	var ne *yaml.UnexpectedNodeTypeError
+	switch {
+	case errors.As(y, &te) && te.DstType != nil:
+		return fmt.Sprintf("want %s, but this is %q", form(te.DstType), te.Token.Value)
+	case errors.As(y, &ne):
+		want := map[ast.NodeType]string{ast.SequenceType: "a list", ast.MappingType: "a mapping", ast.StringType: "text"}[ne.Expected]
+		if want != "" {
+			return fmt.Sprintf("want %s, but this is %q", want, ne.Token.Value)
+		}
 	}
-	return fmt.Sprintf("want %s, but this is %q", form(te.DstType), te.Token.Value)
+	return y.GetMessage()
 }
 
 // form names what a Go type is written as.
@@ -191,18 +214,19 @@ func walk(n ast.Node, path string, visit func(path string, key, value ast.Node) 
 }
 
 // culprit finds the value that the text of an error is about: the one whose
-// key it names first, or else one that it quotes.
+// key it names first, alone or as start.age, or else one that it quotes.
 func culprit(with ast.Node, path, message string) (Pos, bool) {
-	best, at := Pos{}, len(message)
+	best, at, length := Pos{}, len(message), 0
 	consider := func(word, path string, value ast.Node) {
-		if i := wordIndex(message, word); i >= 0 && i < at {
+		if i := wordIndex(message, word); i >= 0 && (i < at || i == at && len(word) > length) {
 			line, column := place(value)
-			best, at = Pos{Line: line, Column: column, Path: path}, i
+			best, at, length = Pos{Line: line, Column: column, Path: path}, i, len(word)
 		}
 	}
-	walk(with, path, func(path string, key, value ast.Node) bool {
+	walk(with, path, func(sub string, key, value ast.Node) bool {
 		if name, ok := scalarText(key); ok {
-			consider(name, path, value)
+			consider(name, sub, value)
+			consider(strings.TrimPrefix(sub, path+"."), sub, value)
 		}
 		return true
 	})

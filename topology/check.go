@@ -24,21 +24,9 @@ var mustKeep = []string{"AUDIT", "JOBS"}
 // its promises, no two writers share a subject and no event goes round in a
 // loop. It reads no file and speaks to no broker.
 func Check(f *File, reg processors.Registry) Findings {
-	c := &check{
-		file: f, registry: reg, src: f.src,
-		overlays: map[string]*Overlay{},
-		streams:  map[[2]string]*where{},
-	}
-	if c.src == nil {
-		c.src = &source{name: f.Path}
-	}
-	c.names()
+	c := newCheck(f, reg)
+	c.connect()
 	c.brokers()
-	c.places()
-	for _, o := range f.Overlays {
-		c.stages(o)
-		c.programs(o)
-	}
 	c.durables()
 	for _, w := range c.wires {
 		c.types(w)
@@ -67,6 +55,29 @@ type check struct {
 	wires    []*wire              // those whose ends and kind are known
 	work     int                  // patterns that were passed on
 	loops    bool                 // there are some, so what streams hold is not all known
+}
+
+func newCheck(f *File, reg processors.Registry) *check {
+	c := &check{
+		file: f, registry: reg, src: f.src,
+		overlays: map[string]*Overlay{},
+		streams:  map[[2]string]*where{},
+	}
+	if c.src == nil {
+		c.src = &source{name: f.Path}
+	}
+	return c
+}
+
+// connect finds everything that has a name, and joins stages and programs to
+// their streams.
+func (c *check) connect() {
+	c.names()
+	c.places()
+	for _, o := range c.file.Overlays {
+		c.stages(o)
+		c.programs(o)
+	}
 }
 
 func (c *check) report(code string, p Pos, o *Overlay, message, fix string) {

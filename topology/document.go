@@ -29,6 +29,7 @@ type document struct {
 
 	anchors map[string]ast.Node
 	size    map[ast.Node]int
+	broken  map[ast.Node]bool // stand-ins for what could not be resolved
 }
 
 // parse returns the root, or nil after it has reported why there is none.
@@ -62,7 +63,7 @@ func (d *document) parse(text string) ast.Node {
 		d.report(cDocument, bodies[1], "", "a second YAML document begins before this line", "one file is one topology: remove the --- or move the rest to a file of its own")
 		return nil
 	}
-	d.anchors, d.size = map[string]ast.Node{}, map[ast.Node]int{}
+	d.anchors, d.size, d.broken = map[string]ast.Node{}, map[ast.Node]int{}, map[ast.Node]bool{}
 	root := d.plain(bodies[0], "")
 	if _, null := root.(*ast.NullNode); null {
 		d.report(cDocument, nil, "", "the file is empty", example)
@@ -133,7 +134,9 @@ func (d *document) syntax(text string, err error) {
 		line = lines[tok.Position.Line-1]
 	}
 	switch {
-	case strings.Contains(line, "{overlay}") || strings.Contains(line, "{stage}") || strings.Contains(line, "${"):
+	case strings.Contains(line, "${"):
+		fix = `put quotes around text that holds braces: "./${NAME}.creds"`
+	case strings.Contains(line, "{overlay}") || strings.Contains(line, "{stage}"):
 		fix = `put quotes around text that holds braces: "orders.*.{overlay}.>"`
 	case strings.Contains(line, "\t"):
 		fix = "YAML is indented with spaces, never with tabs"
@@ -185,14 +188,14 @@ func (d *document) resolve(n ast.Node, path string) ast.Node {
 		}
 		d.report(cAlias, n, path, fmt.Sprintf("no anchor &%s comes before this alias", name),
 			fmt.Sprintf("if the * is a wildcard of a subject, put quotes around it: %q", "*"+name))
-		return nothing(n)
+		return d.nothing(n)
 	case *ast.TagNode:
 		v := d.plain(n.Value, path)
 		if s, ok := scalarText(v); ok && n.Start.Value == "!!str" {
 			return ast.String(&token.Token{Type: token.DoubleQuoteType, Value: s, Origin: s, Position: v.GetToken().Position})
 		}
 		d.report(cAlias, n, path, fmt.Sprintf("the tag %s is not used in topologies", n.Start.Value), "remove it")
-		return nothing(n)
+		return d.nothing(n)
 	case *ast.MappingKeyNode:
 		return d.plain(n.Value, path)
 	case *ast.MappingValueNode:
@@ -275,9 +278,11 @@ func (d *document) merge(e *ast.MappingValueNode, path string) []*ast.MappingNod
 	return ms
 }
 
-// nothing is a null in the place of n.
-func nothing(n ast.Node) ast.Node {
-	return ast.Null(&token.Token{Value: "null", Position: n.GetToken().Position})
+// nothing is a null in the place of n, about which nothing more is said.
+func (d *document) nothing(n ast.Node) ast.Node {
+	null := ast.Null(&token.Token{Value: "null", Position: n.GetToken().Position})
+	d.broken[null] = true
+	return null
 }
 
 func join(path, key string) string {

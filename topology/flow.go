@@ -11,8 +11,9 @@ import (
 // Bounds of the work on subjects. They are far above what a topology needs
 // whose stages filter by overlay.
 const (
-	maxWork = 1 << 20 // patterns that are passed through stages
-	maxFan  = 1 << 18 // patterns of a stream times its readers, before siblings are taken together
+	maxWork = 1 << 18 // patterns that are passed through stages, and
+	perWire = 64      // as many more for each stage
+	maxFan  = 1 << 15 // patterns of a stream times its readers, before siblings are taken together
 	maxKin  = 64      // siblings that are not worth taking together
 )
 
@@ -30,7 +31,6 @@ func (c *check) flow() bool {
 		}
 		for _, e := range w.in {
 			w.patterns.add(e.gap())
-			e.emits.add(e.gap())
 		}
 		w.readers = &space{}
 		for i, e := range w.out {
@@ -73,7 +73,7 @@ func (c *check) spread(w *where) bool {
 	for _, p := range patterns {
 		for _, r := range w.readers.meets(p) {
 			e := w.out[r]
-			if !e.local() && len(e.to.out) == 0 && len(e.to.in)+len(e.to.programs) < 2 {
+			if !e.to.asked && !e.local() && len(e.to.out) == 0 && len(e.to.in)+len(e.to.programs) < 2 {
 				continue // its only writer, and nobody reads it
 			}
 			out, ok := c.pass(e, p)
@@ -123,7 +123,7 @@ func widen(patterns []string) []string {
 // pass sends a pattern through a stage. It returns false when too much has
 // been done already.
 func (c *check) pass(e *wire, pattern string) ([]string, bool) {
-	if c.work++; c.work > maxWork {
+	if c.work++; c.work > maxWork+perWire*len(c.wires) {
 		return nil, false
 	}
 	out := e.pass(pattern)
@@ -203,13 +203,12 @@ func (c *check) captured() {
 			}
 			continue
 		}
+		if gap := e.gap(); !e.to.owns(gap) {
+			c.report(cGap, e.stage.To.Pos, e.overlay, fmt.Sprintf("%s does not store %s, where stage %s tells of removed messages", e.to, gap, e.stage.Name),
+				fmt.Sprintf("add %s to the subjects of %s", gap, e.to.spec.Name))
+		}
 		for _, p := range e.emits.words {
 			if e.to.owns(p) {
-				continue
-			}
-			if p == e.gap() {
-				c.report(cGap, e.stage.To.Pos, e.overlay, fmt.Sprintf("%s does not store %s, where stage %s tells of removed messages", e.to, p, e.stage.Name),
-					fmt.Sprintf("add %s to the subjects of %s", p, e.to.spec.Name))
 				continue
 			}
 			c.report(cUncaptured, e.stage.To.Pos, e.overlay, fmt.Sprintf("stage %s emits %s, but %s stores only %s", e.stage.Name, p, e.to, strings.Join(e.to.spec.Subjects, ", ")),
@@ -228,7 +227,7 @@ func (c *check) silent() {
 		for i, p := range w.patterns.words {
 			held.add(p, i)
 		}
-		some := someOf(w.patterns.words, 3)
+		some := someOf(w.events(), 3)
 		for _, e := range w.out {
 			match := held.meets(e.filter)
 			switch {
@@ -242,6 +241,26 @@ func (c *check) silent() {
 	}
 }
 
+// cover returns the narrowest pattern that all of the given ones are inside.
+func cover(patterns []string) string {
+	out := strings.Split(patterns[0], ".")
+	for _, p := range patterns[1:] {
+		toks := strings.Split(p, ".")
+		n := min(len(out), len(toks))
+		if len(out) != len(toks) || out[n-1] == ">" || toks[n-1] == ">" {
+			// What follows has any length, but at least one token.
+			out = append(slices.Clone(out[:n-1]), ">")
+			n--
+		}
+		for i := range n {
+			if out[i] != toks[i] {
+				out[i] = "*"
+			}
+		}
+	}
+	return strings.Join(out, ".")
+}
+
 // writers finds those whose subjects intersect in one stream.
 func (c *check) writers() {
 	for _, w := range c.all {
@@ -250,7 +269,11 @@ func (c *check) writers() {
 			if e.router == nil && !e.local() {
 				continue // reported as not proved
 			}
-			all = append(all, writer{e.id(), e.String(), e.overlay, e.stage.To.Pos, e.emits.words})
+			patterns := e.emits.words
+			if e.local() && len(patterns) > 0 {
+				patterns = []string{cover(patterns)} // what its fence covers
+			}
+			all = append(all, writer{e.id(), e.String(), e.overlay, e.stage.To.Pos, patterns})
 		}
 		if w.spec.Name == deadName {
 			for _, e := range c.wires {
@@ -271,6 +294,9 @@ func (c *check) writers() {
 					both, ok := meet(b.patterns, p)
 					if j == i || !ok || told[b.id] {
 						continue
+					}
+					if c.loops && a.id == b.id {
+						continue // what goes round comes by every stage of a class
 					}
 					told[b.id] = true
 					c.report(cWriters, a.pos, a.overlay, fmt.Sprintf("%s and %s both write %s in %s", b.name, a.name, both, w),

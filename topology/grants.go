@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
 )
 
 // Roles that every overlay has beside those of its programs.
@@ -163,15 +164,16 @@ func reading(o *Overlay, stream string) []string {
 func domainAPI(o *Overlay) string { return "$JS." + o.Domain() + ".API." }
 
 // localAPI is the prefix of the JetStream API of the broker that one is
-// connected to.
+// connected to. A broker takes the name of its own domain out of a subject
+// before it looks at permissions, so these cover that form as well.
 const localAPI = "$JS.API."
 
 // stateSubjects is where stages keep their snapshots and copies their leases.
-const stateSubjects = "$KV.WEIR.>"
+func stateSubjects(o *Overlay) string { return "$KV." + jetstream.Bucket(o.Domain()) + ".>" }
 
 func grantRunner(f *File, o *Overlay) Grant {
 	p := Permissions{
-		Publish: []string{localAPI + ">", domainAPI(o) + ">", stateSubjects},
+		Publish: []string{localAPI + ">", domainAPI(o) + ">", stateSubjects(o)},
 		// It could read everything that is stored anyway.
 		Subscribe: []string{"_INBOX." + o.Name + ".>"},
 	}
@@ -191,10 +193,11 @@ func grantRunner(f *File, o *Overlay) Grant {
 
 func grantObserver(o *Overlay) Grant {
 	p := Permissions{Subscribe: []string{Inbox(o.Name, RoleObserver) + ".>"}}
-	for _, a := range []string{localAPI, domainAPI(o)} {
-		p.Publish = append(p.Publish,
-			a+"INFO", a+"STREAM.NAMES", a+"STREAM.LIST", a+"STREAM.INFO.*", a+"STREAM.MSG.GET.*", a+"DIRECT.GET.>",
-			a+"CONSUMER.NAMES.*", a+"CONSUMER.LIST.*", a+"CONSUMER.INFO.*.*", a+"CONSUMER.CREATE.>", a+"CONSUMER.MSG.NEXT.*.*")
+	for _, verb := range []string{
+		"INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.INFO.*", "STREAM.MSG.GET.*", "DIRECT.GET.>",
+		"CONSUMER.NAMES.*", "CONSUMER.LIST.*", "CONSUMER.INFO.*.*", "CONSUMER.CREATE.>", "CONSUMER.MSG.NEXT.*.*",
+	} {
+		p.Publish = append(p.Publish, localAPI+verb)
 	}
 	return Grant{o.Name, RoleObserver, Inbox(o.Name, RoleObserver), ordered(p)}
 }

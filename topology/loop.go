@@ -38,7 +38,7 @@ type hop struct {
 
 // Bounds of a search.
 const (
-	maxReach = 8 << 20 // numbers remembered in reach
+	maxReach = 2 << 20 // numbers remembered in reach
 	maxFound = 1 << 10 // loops after which the rest is not searched: most are the same one
 )
 
@@ -159,14 +159,18 @@ func (l *loop) tell(rest []hop) {
 	} else {
 		l.told[k] = true
 	}
-	var b strings.Builder
-	b.WriteString(last.in.String())
+	// People look at a loop from below: begin where it leaves its overlay.
+	up := func(h hop) bool { return h.by.overlay == h.by.from.overlay && !h.by.local() }
 	fix := "give one of these stages a filter that keeps out what came from the other side"
-	for _, h := range round {
-		if h.by.overlay == h.by.from.overlay && !h.by.local() {
-			fix = fmt.Sprintf("let stage %s send only what began in its overlay, for example with a filter %s.{overlay}.>", h.by.stage.Name, h.by.from.spec.Concern)
-		}
+	if len(round) == 1 {
+		fix = "let the stage write to another stream"
 	}
+	if i := slices.IndexFunc(round, up); i >= 0 {
+		round = slices.Concat(round[i:], round[:i])
+		fix = fmt.Sprintf("let stage %s send only what began in its overlay, for example with a filter %s.{overlay}.>", round[0].by.stage.Name, round[0].by.from.spec.Concern)
+	}
+	var b strings.Builder
+	b.WriteString(round[0].by.from.String())
 	unsure := ""
 	for _, h := range round {
 		fmt.Fprintf(&b, " -%s-> %s", h.by.stage.Name, h.in)
@@ -175,6 +179,7 @@ func (l *loop) tell(rest []hop) {
 			fix = fmt.Sprintf("use a kind that says what it emits, or let stage %s write to a stream that nothing carries back", h.by.stage.Name)
 		}
 	}
+	last = round[len(round)-1]
 	l.c.report(cLoop, last.by.stage.Pos, nil, fmt.Sprintf("events go round in a loop: %s, with subjects %s%s", b.String(), last.pattern, unsure), fix)
 }
 

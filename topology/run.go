@@ -23,7 +23,7 @@ import (
 
 // DefaultLease is how long a copy of a stage stays the active one without
 // renewing. Another copy takes over that long after the active one was killed.
-const DefaultLease = 3 * time.Second
+const DefaultLease = 2500 * time.Millisecond
 
 // Pauses of a Runner.
 const (

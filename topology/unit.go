@@ -46,6 +46,9 @@ func ParseDuration(s string) (time.Duration, error) {
 		}
 		d, err := time.ParseDuration(num + unit)
 		if err != nil {
+			if _, err := time.ParseDuration("1" + unit); err == nil && strings.Count(num, ".") == 0 {
+				return bad("is too long")
+			}
 			return bad("is not a number with a unit")
 		}
 		if d > math.MaxInt64/scale || sum > math.MaxInt64-d*scale {

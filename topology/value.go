@@ -83,10 +83,13 @@ func (v value) object(fields ...field) bool {
 			v.d.report(cUnknownKey, e.Key, sub.path, v.in, fmt.Sprintf("unknown key %q%s", name, where), suggest(name, "keys", names))
 			continue
 		}
-		if sub.null() && fields[i].need != "" {
+		if sub.null() && fields[i].need != "" && !v.d.broken[sub.node] {
 			continue
 		}
 		seen[name] = true
+		if v.d.broken[sub.node] {
+			continue
+		}
 		v.d.src.mark(sub.path, sub.node)
 		fields[i].read(sub)
 	}
@@ -115,7 +118,9 @@ func (v value) each(noun string, read func(name string, v value)) {
 			v.d.report(cName, e.Key, sub.path, v.in, fmt.Sprintf("%s %v", noun, err), "")
 			continue
 		}
-		read(name, sub)
+		if !v.d.broken[sub.node] {
+			read(name, sub)
+		}
 	}
 }
 
@@ -128,7 +133,9 @@ func (v value) list(read func(value)) bool {
 		for i, e := range n.Values {
 			sub := value{v.d, e, fmt.Sprintf("%s[%d]", v.path, i), v.in}
 			v.d.src.mark(sub.path, sub.node)
-			read(sub)
+			if !v.d.broken[sub.node] {
+				read(sub)
+			}
 		}
 		return true
 	}

@@ -1,6 +1,8 @@
 package topology
 
 import (
+	"slices"
+
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 )
@@ -19,6 +21,7 @@ type where struct {
 	readers  *space // filters of out, by index
 
 	patterns list // of the subjects that it can hold
+	asked    bool // somebody wants to know patterns, whether or not the check does
 }
 
 func (w *where) String() string { return w.overlay.Name + "/" + w.spec.Name }
@@ -31,6 +34,14 @@ func (w *where) owns(pattern string) bool {
 		}
 	}
 	return false
+}
+
+// events are the patterns without those of gap events, which people do not
+// think of.
+func (w *where) events() []string {
+	return slices.DeleteFunc(slices.Clone(w.patterns.words), func(p string) bool {
+		return slices.ContainsFunc(w.in, func(e *wire) bool { return e.gap() == p })
+	})
 }
 
 // wire is a stage with its ends found and its processor built.

@@ -10,9 +10,11 @@ import (
 	"github.com/weirhq/weir/streams"
 )
 
-// Bucket is the key-value bucket of an overlay in which stages keep their
-// snapshots and copies their leases.
-const Bucket = "WEIR"
+// Bucket is the key-value bucket of a domain in which stages keep their
+// snapshots and copies their leases. Its name is that of the domain, so that
+// the buckets of two overlays never store each other's records, whatever the
+// link between them lets through.
+func Bucket(domain string) string { return "WEIR_" + domain }
 
 // EnsureState makes the bucket if it does not exist.
 func (d *Domain) EnsureState(ctx context.Context, replicas int) error {
@@ -22,14 +24,15 @@ func (d *Domain) EnsureState(ctx context.Context, replicas int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	_, err = js.KeyValue(ctx, Bucket)
+	name := Bucket(d.name)
+	_, err = js.KeyValue(ctx, name)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		_, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: Bucket, Description: "snapshots and leases of weir's stages", History: 1, Replicas: max(1, replicas),
+			Bucket: name, Description: "snapshots and leases of weir's stages", History: 1, Replicas: max(1, replicas),
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("bucket %s: %w", Bucket, err)
+		return fmt.Errorf("bucket %s: %w", name, err)
 	}
 	return nil
 }
@@ -43,10 +46,12 @@ type state struct {
 	batch *batch
 }
 
-func key(k string) string { return "$KV." + Bucket + "." + k }
+func (s *state) stream() string { return "KV_" + Bucket(s.d.name) }
+
+func (s *state) subject(k string) string { return "$KV." + Bucket(s.d.name) + "." + k }
 
 func (s *state) Load(ctx context.Context, k string) ([]byte, uint64, error) {
-	m, err := s.d.get(ctx, "KV_"+Bucket, lastBySubject{key(k)})
+	m, err := s.d.get(ctx, s.stream(), lastBySubject{s.subject(k)})
 	if errors.Is(err, streams.ErrNotFound) {
 		if apiErr := (*APIError)(nil); errors.As(err, &apiErr) && apiErr.ErrCode == errMessageNotFound {
 			return nil, 0, nil
@@ -66,13 +71,13 @@ func (s *state) Save(ctx context.Context, k string, value []byte, revision uint6
 		return 0, fmt.Errorf("state %s: %d bytes are more than the broker takes (%d)", k, len(value), limit)
 	}
 	if s.batch == nil {
-		b, err := s.d.newBatch("KV_" + Bucket)
+		b, err := s.d.newBatch(s.stream())
 		if err != nil {
 			return 0, err
 		}
 		s.batch = b
 	}
-	rev, err := s.batch.atomic(ctx, []streams.Msg{{Subject: key(k), Data: value}}, key(k), revision)
+	rev, err := s.batch.atomic(ctx, []streams.Msg{{Subject: s.subject(k), Data: value}}, s.subject(k), revision)
 	if err != nil {
 		return 0, fmt.Errorf("state %s: %w", k, err)
 	}

@@ -1,0 +1,427 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// actAs makes this test binary behave as one of the programs of a test.
+const actAs = "WEIR_TEST_ACT_AS"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(actAs) {
+	case "weir":
+		main()
+	case "nats-server":
+		os.Exit(natsServer())
+	}
+	testscript.Main(m, map[string]func(){"weir": main})
+}
+
+// natsServer is the stock server, as its own main program runs it.
+func natsServer() int {
+	fs := flag.NewFlagSet("nats-server", flag.ExitOnError)
+	opts, err := server.ConfigureOptions(fs, os.Args[1:], nil, nil, nil)
+	if err == nil {
+		var s *server.Server
+		if s, err = server.NewServer(opts); err == nil {
+			s.ConfigureLogger()
+			if err = server.Run(s); err == nil {
+				s.WaitForShutdown()
+				return 0
+			}
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "topology/cli/testdata",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"counts": counts,
+		},
+	})
+}
+
+// counts checks the JSON document in the last line of the standard output: the
+// hub holds as many registrations as the cells, and no more than that went wrong.
+func counts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: counts FILE MINIMUM")
+	}
+	atLeast, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	var rep upReport
+	ts.Check(json.Unmarshal([]byte(lines[len(lines)-1]), &rep))
+	last := map[string]uint64{}
+	for _, o := range rep.Overlays {
+		for _, s := range o.Streams {
+			last[o.Name+"/"+s.Name] = s.Last
+		}
+		for _, s := range o.Stages {
+			if s.Lag != 0 || s.Dead != 0 || s.Missing != 0 {
+				ts.Fatalf("stage %s of %s: %+v", s.UID, o.Name, s)
+			}
+		}
+	}
+	var acked uint64
+	for _, n := range rep.Nodes {
+		acked += n.Acked
+		if n.Failed != 0 {
+			ts.Fatalf("%+v", n)
+		}
+	}
+	cells := last["mt-1/REGISTRATION"] + last["mt-2/REGISTRATION"]
+	if hub := last["hub/REGISTRATION"]; hub != cells || hub < atLeast || acked > hub {
+		ts.Fatalf("hub holds %d, cells %d, want at least %d; %d were acknowledged", hub, cells, atLeast, acked)
+	}
+	if len(rep.Errors) > 0 || rep.DeadLetters > 0 {
+		ts.Fatalf("%d dead letters, errors %q", rep.DeadLetters, rep.Errors)
+	}
+}
+
+// upReport is what the tests read of the document that up prints, in their own words.
+type upReport struct {
+	Overlays []struct {
+		Name    string
+		Streams []struct {
+			Name string
+			Last uint64
+		}
+		Stages []struct {
+			UID                string
+			Lag, Dead, Missing uint64
+		}
+	}
+	Nodes []struct {
+		Acked, Failed uint64
+	}
+	DeadLetters uint64 `json:"dead_letters"`
+	Errors      []string
+}
+
+// process is a program of a test.
+type process struct {
+	*exec.Cmd
+	t    *testing.T
+	name string
+	out  *lines
+	done chan error
+}
+
+// lines keeps what a program prints.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) read(r io.Reader) {
+	for s := bufio.NewScanner(r); s.Scan(); {
+		l.mu.Lock()
+		l.text.WriteString(s.Text() + "\n")
+		l.mu.Unlock()
+	}
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func start(t *testing.T, program string, args ...string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command(os.Args[0], args...), t: t, name: program, out: &lines{}, done: make(chan error, 1)}
+	p.Env = append(os.Environ(), actAs+"="+program)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Stdout, p.Stderr = w, w
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close() // the process has its own
+	go p.out.read(r)
+	go func() {
+		err := p.Wait()
+		p.done <- err
+		_ = r.Close()
+	}()
+	t.Cleanup(func() {
+		p.signal(syscall.SIGCONT)
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s %s printed:\n%s", program, strings.Join(args, " "), p.out)
+		}
+	})
+	return p
+}
+
+func (p *process) signal(s syscall.Signal) { _ = p.Process.Signal(s) } // it may be gone
+
+// kill ends it without a word and waits until it is gone.
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	p.wait()
+}
+
+// wait returns how it ended.
+func (p *process) wait() error {
+	select {
+	case err := <-p.done:
+		p.done <- err
+		return err
+	case <-time.After(30 * time.Second):
+		p.t.Errorf("%s does not end", p.name)
+		p.signal(syscall.SIGKILL)
+		return errors.New("does not end")
+	}
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, cond func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !cond() {
+		if time.Since(began) > 40*time.Second {
+			t.Fatalf("waited in vain until %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// fleet is a hub and a cell with stock brokers, each a process of its own.
+type fleet struct {
+	*testing.T
+	dir      string
+	topology string
+	port     map[string]int
+	conf     map[string]string
+	broker   map[string]*process
+	js       map[string]jetstream.JetStream
+	sent     int
+}
+
+const fleetTopology = `topology: test
+overlays:
+  hub:  { class: hub, broker: { urls: ["nats://127.0.0.1:%d"] } }
+  cell: { class: cell, uplink: hub, broker: { urls: ["nats://127.0.0.1:%d"] } }
+classes:
+  cell:
+    streams: [registration]
+    stages:
+      raise: { kind: replicator, from: REGISTRATION, to: hub/REGISTRATION }
+    programs:
+      server: { produces: [REGISTRATION] }
+  hub:
+    streams: [registration]
+`
+
+func newFleet(t *testing.T) *fleet {
+	f := &fleet{T: t, dir: t.TempDir(), port: map[string]int{}, conf: map[string]string{}, broker: map[string]*process{}, js: map[string]jetstream.JetStream{}}
+	leaf := freePort(t)
+	for name, link := range map[string]string{
+		"hub":  fmt.Sprintf("leafnodes { listen: \"127.0.0.1:%d\" }", leaf),
+		"cell": fmt.Sprintf("leafnodes { reconnect: 1, remotes: [ { url: \"nats-leaf://127.0.0.1:%d\" } ] }", leaf),
+	} {
+		f.port[name] = freePort(t)
+		f.conf[name] = filepath.Join(f.dir, name+".conf")
+		text := fmt.Sprintf("server_name: %s\nlisten: \"127.0.0.1:%d\"\njetstream { domain: %s, store_dir: %q }\n%s\n", name, f.port[name], name, filepath.Join(f.dir, name), link)
+		if err := os.WriteFile(f.conf[name], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.startBroker(name)
+	}
+	f.topology = filepath.Join(f.dir, "topology.yaml")
+	if err := os.WriteFile(f.topology, fmt.Appendf(nil, fleetTopology, f.port["hub"], f.port["cell"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, port := range f.port {
+		var nc *nats.Conn
+		eventually(t, name+" accepts connections", func() (ok bool) {
+			var err error
+			nc, err = nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+			return err == nil
+		})
+		t.Cleanup(nc.Close)
+		js, err := jetstream.NewWithDomain(nc, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.js[name] = js
+	}
+	return f
+}
+
+func (f *fleet) startBroker(name string) {
+	f.broker[name] = start(f.T, "nats-server", "-c", f.conf[name])
+}
+
+func (f *fleet) run(overlay string) *process {
+	return start(f.T, "weir", "run", f.topology, "--overlay", overlay)
+}
+
+// send publishes n further events in the cell, each until it is acknowledged.
+func (f *fleet) send(n int) {
+	f.Helper()
+	for range n {
+		f.sent++
+		eventually(f.T, "an event is acknowledged", func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			_, err := f.js["cell"].Publish(ctx, fmt.Sprintf("registration.cell.n%d", f.sent%7), []byte(strconv.Itoa(f.sent)),
+				jetstream.WithMsgID(strconv.Itoa(f.sent)))
+			return err == nil
+		})
+	}
+}
+
+// arrived waits until the hub holds everything, and checks that it is there
+// once and in order.
+func (f *fleet) arrived() {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	eventually(f.T, fmt.Sprintf("%d events are at the hub", f.sent), func() bool {
+		s, err := f.js["hub"].Stream(ctx, "REGISTRATION")
+		return err == nil && s.CachedInfo().State.LastSeq >= uint64(f.sent)
+	})
+	cons, err := f.js["hub"].OrderedConsumer(ctx, "REGISTRATION", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	msgs, err := cons.Fetch(f.sent+100, jetstream.FetchMaxWait(3*time.Second))
+	if err != nil {
+		f.Fatal(err)
+	}
+	n := 0
+	for m := range msgs.Messages() {
+		if n++; string(m.Data()) != strconv.Itoa(n) {
+			f.Fatalf("event %d at the hub is number %s", n, m.Data())
+		}
+	}
+	if n != f.sent {
+		f.Fatalf("the hub holds %d events, want %d", n, f.sent)
+	}
+}
+
+// active tells which of the copies has the lease of the stage.
+func (f *fleet) active(copies ...*process) *process {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s, err := f.js["cell"].Stream(ctx, "KV_WEIR_cell")
+	if err != nil {
+		return nil
+	}
+	m, err := s.GetLastMsgForSubject(ctx, "$KV.WEIR_cell.lease.raise")
+	if err != nil {
+		return nil
+	}
+	for _, p := range copies {
+		if strings.Contains(string(m.Data), fmt.Sprintf("-%d-", p.Process.Pid)) {
+			return p
+		}
+	}
+	return nil
+}
+
+func (f *fleet) other(p *process, copies ...*process) *process {
+	for _, c := range copies {
+		if c != p {
+			return c
+		}
+	}
+	return nil
+}
+
+// TestAnotherCopyTakesOver runs two copies of a cell: the stage is active in
+// one, and goes on in the other however the first one ends.
+func TestAnotherCopyTakesOver(t *testing.T) {
+	f := newFleet(t)
+	f.run("hub")
+	for name, end := range map[string]func(p *process){
+		"killed": (*process).kill,
+		"stopped": func(p *process) {
+			p.signal(syscall.SIGTERM)
+			if err := p.wait(); err != nil {
+				t.Errorf("a clean stop ended with %v", err)
+			}
+		},
+		"paused": func(p *process) { p.signal(syscall.SIGSTOP) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fleet{T: t, dir: f.dir, topology: f.topology, port: f.port, conf: f.conf, broker: f.broker, js: f.js, sent: f.sent}
+			defer func(outer *fleet) { outer.sent = f.sent }(f)
+			a, b := f.run("cell"), f.run("cell")
+			var first *process
+			eventually(t, "one copy is active", func() bool { first = f.active(a, b); return first != nil })
+			f.send(200)
+			second := f.other(first, a, b)
+			end(first)
+			took := eventually(t, "the other copy is active", func() bool { return f.active(a, b) == second })
+			t.Logf("the other copy took over after %v", took)
+			f.send(200)
+			f.arrived()
+			if name == "paused" {
+				first.signal(syscall.SIGCONT)
+				f.send(200)
+				f.arrived()
+				if f.active(a, b) != second {
+					t.Error("the copy that was paused took the lease back")
+				}
+			}
+		})
+	}
+}
+
+// TestBrokersComeAndGo kills each broker in turn under load.
+func TestBrokersComeAndGo(t *testing.T) {
+	f := newFleet(t)
+	f.run("hub")
+	f.run("cell")
+	f.send(100)
+	for _, name := range []string{"hub", "cell", "hub"} {
+		f.broker[name].kill()
+		if name == "hub" {
+			f.send(300) // the cell goes on without it
+		}
+		f.startBroker(name)
+		f.send(100)
+	}
+	f.arrived()
+}
