@@ -362,6 +362,9 @@ func (c *check) reachable(o *Overlay, s *Stage) bool {
 // programs finds the streams and services of each role of an overlay.
 func (c *check) programs(o *Overlay) {
 	for _, p := range o.Programs {
+		if slices.Contains([]string{RoleRunner, RoleObserver, RoleAdmin}, p.Role) {
+			c.report(cReserved, p.Pos, o, fmt.Sprintf("the role %s is one that every overlay has, so no program can play it", p.Role), "choose another name")
+		}
 		stream := func(key string, i int, name string) (*where, Pos) {
 			at := c.src.pos(p.Pos, fmt.Sprintf("%s[%d]", key, i))
 			w := c.streams[[2]string{o.Name, name}]

@@ -48,19 +48,31 @@ func main() {
 // dispatch tells the roles apart in which the benchmark starts itself.
 func dispatch(args []string) error {
 	switch {
-	case len(args) == 3 && args[0] == "broker":
-		return runBroker(args[1], args[2])
+	case len(args) == 4 && args[0] == "broker":
+		return profiled(args[3], func() error { return runBroker(args[1], args[2]) })
 	case len(args) > 2 && args[0] == "weir":
-		return profiled(args[1], args[2:])
+		return profiled(args[1], func() error { return runWeir(args[2:]) })
 	}
 	return measure(args)
 }
 
-// profiled is weir with profiles, written to files that begin with out.
-func profiled(out string, args []string) error {
+// runWeir is the part of weir that is measured, for its profile.
+func runWeir(args []string) error {
 	kinds, err := processors.NewRegistry(replicator.Kind)
 	if err != nil {
 		return err
+	}
+	root := &cobra.Command{Use: "weir", SilenceErrors: true, SilenceUsage: true}
+	root.AddCommand(topology.Run(kinds))
+	root.SetArgs(args)
+	return root.ExecuteContext(context.Background())
+}
+
+// profiled runs a role and writes its profiles to files that begin with out,
+// unless that is empty.
+func profiled(out string, role func() error) error {
+	if out == "" {
+		return role()
 	}
 	f, err := os.Create(out + ".cpu")
 	if err != nil {
@@ -70,17 +82,14 @@ func profiled(out string, args []string) error {
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return err
 	}
-	defer pprof.StopCPUProfile()
-	root := &cobra.Command{Use: "weir", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(topology.Run(kinds))
-	root.SetArgs(args)
-	err = root.ExecuteContext(context.Background())
-	heap, herr := os.Create(out + ".allocs")
-	if herr != nil {
-		return errors.Join(err, herr)
+	err = role()
+	pprof.StopCPUProfile()
+	allocs, aerr := os.Create(out + ".allocs")
+	if aerr != nil {
+		return errors.Join(err, aerr)
 	}
-	defer heap.Close()
-	return errors.Join(err, pprof.Lookup("allocs").WriteTo(heap, 0))
+	defer allocs.Close()
+	return errors.Join(err, pprof.Lookup("allocs").WriteTo(allocs, 0))
 }
 
 // Results is the file that is committed.
@@ -108,7 +117,7 @@ func measure(args []string) error {
 	scale := fl.Int("mib", 0, "MiB of payload in a run; default 300,000 messages of 256 bytes, 100,000 of others")
 	only := fl.String("only", "", "contenders, separated by commas; all when empty")
 	out := fl.String("out", "", "write the results to this JSON file")
-	profile := fl.String("profile", "", "write profiles of weir to this directory; its figures are not those of weir then")
+	profile := fl.String("profile", "", "write profiles of the brokers and of weir to this directory, which slows them down")
 	weir := fl.String("weir", "", "the weir to measure; built from this module when empty")
 	tmp := fl.String("tmp", "", "directory for the stores")
 	if err := fl.Parse(args); err != nil {

@@ -62,7 +62,10 @@ func (p *process) stop() {
 func (p *process) ended() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s has ended: %w\n%s", p.name, errors.Join(p.err), p.tail())
+		if p.err != nil {
+			return fmt.Errorf("%s has ended: %w", p.name, p.err)
+		}
+		return fmt.Errorf("%s has ended", p.name)
 	default:
 		return nil
 	}
@@ -97,7 +100,7 @@ func (p *process) said(ctx context.Context, line string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s has not said %q: %w\n%s", p.name, line, ctx.Err(), p.tail())
+			return fmt.Errorf("%s has not said %q: %w", p.name, line, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -104,6 +104,9 @@ func (l *lab) run(ctx context.Context, c contender, size, msgs int) (Run, error)
 	}()
 	out, err := r.run(ctx)
 	if err != nil {
+		for _, p := range r.all {
+			err = fmt.Errorf("%w\n--- %s\n%s", err, p.name, p.tail())
+		}
 		return out, fmt.Errorf("%s, %d bytes: %w", c.name, size, err)
 	}
 	return out, nil
@@ -161,7 +164,7 @@ func (r *trial) prepare(ctx context.Context) error {
 		return err
 	}
 	for _, overlay := range []string{"hub", "cell"} {
-		b, err := r.start(ctx, "broker "+overlay, r.self, "broker", r.site.path, overlay)
+		b, err := r.start(ctx, "broker "+overlay, r.self, "broker", r.site.path, overlay, r.profiles("broker-"+overlay))
 		if err != nil {
 			return err
 		}
@@ -232,14 +235,22 @@ func (r *trial) target(ctx context.Context) error {
 	return err
 }
 
-// weirArgs are those of weir run for an overlay. Programs that take profiles are
-// this one.
+// weirArgs are those of weir run for an overlay. When profiles are wanted, this
+// program is weir.
 func (r *trial) weirArgs(overlay string) []string {
 	args := []string{"run", r.site.path, "--overlay", overlay, "--json"}
-	if r.profile != "" {
-		args = append([]string{"weir", filepath.Join(r.profile, fmt.Sprintf("%s-%d", overlay, r.size))}, args...)
+	if out := r.profiles("weir-" + overlay); out != "" {
+		args = append([]string{"weir", out}, args...)
 	}
 	return args
+}
+
+// profiles is what the names of a process's profiles begin with.
+func (r *trial) profiles(process string) string {
+	if r.profile == "" {
+		return ""
+	}
+	return filepath.Join(r.profile, fmt.Sprintf("%s-%d-%s", r.name, r.size, process))
 }
 
 // wait returns once a stream of the hub exists.
@@ -357,7 +368,7 @@ func (r *trial) watch(ctx context.Context, main *process, began time.Time, befor
 		}
 		select {
 		case <-ctx.Done():
-			return Run{}, fmt.Errorf("%d of %d stored, %d collected: %w\n%s", land.seq, n, final.seq, context.Cause(ctx), main.tail())
+			return Run{}, fmt.Errorf("%d of %d stored, %d collected: %w", land.seq, n, final.seq, context.Cause(ctx))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -402,7 +413,7 @@ func (r *trial) finish(ctx context.Context, main *process, out *Run) error {
 	}
 	main.stop()
 	if main.err != nil {
-		return fmt.Errorf("weir: %w\n%s", main.err, main.tail())
+		return fmt.Errorf("weir: %w", main.err)
 	}
 	text := main.tail()
 	if i := strings.LastIndex(text, "\n{"); i >= 0 {
@@ -410,7 +421,7 @@ func (r *trial) finish(ctx context.Context, main *process, out *Run) error {
 	}
 	var rep topology.OverlayReport
 	if err := json.NewDecoder(strings.NewReader(text)).Decode(&rep); err != nil || len(rep.Stages) != 1 {
-		return fmt.Errorf("report of weir: %w\n%s", errors.Join(err), main.tail())
+		return fmt.Errorf("report of weir: %w", err)
 	}
 	s := rep.Stages[0]
 	out.Retries = s.Retries

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -112,13 +113,11 @@ func unlimited(n int64) int64 {
 	return n
 }
 
-// summary is the first paragraph of a text, at most 200 bytes.
+// summary is the first sentence of a text, on one line.
 func summary(text string) string {
-	const limit = 200
-	for i := range text {
-		if i >= limit || (text[i] == '\n' && i+1 < len(text) && text[i+1] == '\n') {
-			return text[:i]
-		}
+	text = strings.Join(strings.Fields(text), " ")
+	if i := strings.Index(text, ". "); i >= 0 {
+		return text[:i+1]
 	}
 	return text
 }

@@ -50,7 +50,7 @@ one of them, and another takes over when that one ends or is killed.`,
 			}
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
-			log := logger(cmd.ErrOrStderr(), verbose)
+			log := logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose)
 			s, err := newSite(f, o, reg, log)
 			defer s.close()
 			if err != nil {
@@ -89,8 +89,7 @@ func untilStopped(ctx context.Context, length time.Duration) (context.Context, c
 	return ctx, func() { cancel(); stop() }
 }
 
-func logger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelInfo
+func logger(w io.Writer, level slog.Level, verbose bool) *slog.Logger {
 	if verbose {
 		level = slog.LevelDebug
 	}

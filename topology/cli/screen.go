@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/term"
 
 	"github.com/weirhq/weir/topology"
 )
@@ -61,10 +64,33 @@ func (s *screen) draw(rep UpReport) {
 	text := s.render(rep)
 	if s.live {
 		s.erase()
+		text = s.fit(text)
 		s.height = bytes.Count(text, []byte("\n"))
 	}
 	_, _ = s.out.Write(text) // what cannot be shown is not worth ending for
 	s.before, s.at = rep, time.Now()
+}
+
+// fit cuts a picture to the size of the terminal, so that it can be erased.
+func (s *screen) fit(text []byte) []byte {
+	f, ok := s.out.(*os.File)
+	if !ok {
+		return text
+	}
+	width, height, err := term.GetSize(int(f.Fd()))
+	if err != nil || width < 1 || height < 3 {
+		return text
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if more := len(lines) - (height - 2); more > 0 {
+		lines = append(lines[:height-2], fmt.Sprintf("... %d more lines", more))
+	}
+	for i, line := range lines {
+		if r := []rune(line); len(r) >= width {
+			lines[i] = string(r[:width-1])
+		}
+	}
+	return []byte(strings.Join(lines, "\n") + "\n")
 }
 
 // last shows the final state.
@@ -100,7 +126,7 @@ func (s *screen) render(rep UpReport) []byte {
 				fmt.Fprintf(&b, "  %-24s %s\n", st.Name, st.Error)
 				continue
 			}
-			if strings.HasPrefix(st.Name, "UP_") && st.Last == 0 {
+			if s.live && st.Last == 0 {
 				continue
 			}
 			var before uint64

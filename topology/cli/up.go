@@ -111,7 +111,7 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
 	}
 	out := cmd.OutOrStdout()
 	screen := newScreen(out, !o.asJSON)
-	errs := &errorLog{next: logger(screen.log(cmd.ErrOrStderr()), o.verbose).Handler(), kept: &kept{}}
+	errs := &errorLog{next: logger(screen.log(cmd.ErrOrStderr()), slog.LevelWarn, o.verbose).Handler(), kept: &kept{}}
 	m := &machine{upOptions: o, file: f, started: time.Now(), log: slog.New(errs), errors: errs}
 
 	ctx, stop := untilStopped(cmd.Context(), o.length)
