@@ -1,10 +1,16 @@
 package processors_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"testing"
+	"time"
 
+	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/proctest"
+	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 	"github.com/weirhq/weir/streams/streamtest"
 	"github.com/weirhq/weir/topology/broker/brokertest"
@@ -43,4 +49,155 @@ func onJetStream(t *testing.T, b *jetstreamtest.Broker, seeds int) {
 			}
 		})
 	}
+}
+
+// onServer is a stage that copies from IN to the landing stream LAND of one
+// real server.
+type onServer struct {
+	*testing.T
+	*jetstreamtest.Broker
+	epoch bool
+	sent  int
+}
+
+func (s *onServer) make() {
+	s.Helper()
+	err := s.Ensure(s.Context(), streams.Spec{Name: "IN", Subjects: []string{"in.>"}},
+		streams.Spec{Name: "LAND", Subjects: []string{"up.cell.it.>"}}, streams.Spec{Name: "DEAD", Subjects: []string{"dead.>"}})
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *onServer) send(n int) {
+	s.Helper()
+	for range n {
+		s.sent++
+		if _, err := s.Append(s.Context(), streams.Msg{Subject: "in.x", Data: fmt.Appendf(nil, "%d", s.sent)}); err != nil {
+			s.Fatal(err)
+		}
+	}
+}
+
+// run runs the stage until it has handled what the source holds.
+func (s *onServer) run() error {
+	s.Helper()
+	return s.copy(s.Source("IN", "weir_cell_it", ""))
+}
+
+// copy runs the stage on another source.
+func (s *onServer) copy(from streams.Source) error {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	defer cancel()
+	m := &processors.Metrics{}
+	st := processors.Stage{
+		Overlay: "cell", UID: "it", Stream: "IN", From: from, Processor: echo{},
+		To:   s.Landing(streams.Collected{Stream: "LAND", Prefix: "up.cell.it"}),
+		Dead: s.Shared("DEAD", "dead.cell.it.>"), State: s.State(), Kind: "echo/1", NewEpoch: s.epoch, Metrics: m,
+	}
+	info, err := from.Info(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- st.Run(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(10 * time.Millisecond):
+			if m.Seq.Load() == info.Last {
+				stop()
+			}
+		}
+	}
+}
+
+// want checks that the target got these payloads, in this order.
+func (s *onServer) want(from, to int) {
+	s.Helper()
+	last, err := s.Info(s.Context(), "LAND")
+	if err != nil {
+		s.Fatal(err)
+	}
+	if last.Last != uint64(to-from+1) {
+		s.Fatalf("%d outputs stored, want %d", last.Last, to-from+1)
+	}
+	for seq := range last.Last {
+		m, err := s.Source("LAND", "", "").At(s.Context(), seq+1)
+		if err != nil {
+			s.Fatal(err)
+		}
+		if want := strconv.Itoa(from + int(seq)); string(m.Data) != want {
+			s.Fatalf("output %d is %s, want %s", seq+1, m.Data, want)
+		}
+	}
+}
+
+// TestBrokerThatLostItsTail puts the source back to an older state, while the
+// target, which is on another broker, keeps what was sent.
+func TestBrokerThatLostItsTail(t *testing.T) {
+	server := brokertest.New(t, "one")
+	s := &onServer{T: t, Broker: jetstreamtest.Open(t, server.Conn(t), "one", 1)}
+	target := brokertest.New(t, "two")
+	far := &onServer{T: t, Broker: jetstreamtest.Open(t, target.Conn(t), "two", 1)}
+	s.make()
+	far.make()
+	both := &split{s, far}
+	s.send(10)
+	both.run(nil)
+	back := server.Checkpoint(t)
+	s.send(5)
+	both.run(nil)
+	far.want(1, 15)
+
+	back() // the source ends at 10 again, the target holds 15
+	both.run(processors.ErrSourceChanged)
+	s.send(7) // more than were lost: the numbers alone show nothing
+	both.run(processors.ErrSourceChanged)
+	far.want(1, 15)
+
+	s.epoch = true
+	both.run(nil)
+	s.send(3)
+	both.run(nil)
+	far.want(1, 25)
+}
+
+// split is a stage whose source is on one server, and all else on another.
+type split struct{ from, to *onServer }
+
+func (s *split) run(want error) {
+	s.from.Helper()
+	mixed := *s.to
+	mixed.T, mixed.epoch = s.from.T, s.from.epoch
+	if err := mixed.copy(s.from.Source("IN", "weir_cell_it", "")); !errors.Is(err, want) || (err == nil) != (want == nil) {
+		s.from.Fatalf("got %v, want %v", err, want)
+	}
+}
+
+// TestRecreatedSourceOnJetStream deletes the source and makes it again.
+func TestRecreatedSourceOnJetStream(t *testing.T) {
+	s := &onServer{T: t, Broker: jetstreamtest.Open(t, brokertest.Single(t, "one"), "one", 1)}
+	s.make()
+	s.send(10)
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.JS.DeleteStream(t.Context(), "IN"); err != nil {
+		t.Fatal(err)
+	}
+	s.make()
+	s.send(20)
+	if err := s.run(); !errors.Is(err, processors.ErrSourceChanged) {
+		t.Fatalf("got %v", err)
+	}
+	s.epoch = true
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	s.want(1, 30)
 }

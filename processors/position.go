@@ -198,6 +198,16 @@ func (r *run) resume(ctx context.Context, info streams.Info, main, dead streams.
 		// Outputs of a later epoch exist, so its first snapshot does, too.
 		return streams.Start{}, fmt.Errorf("snapshot is of epoch %d, but outputs of epoch %d are stored", snapped.Epoch, r.epoch)
 	}
+	if main.Alone && snapped.known() && main.End < snapped.Target {
+		if stateful || r.ticker != nil || !main.Found || main.Seq != main.End || !main.Origin.Final || main.Origin.Epoch != r.epoch {
+			return streams.Start{}, fmt.Errorf("the target ends at %d, but the snapshot covers %d: it was recreated or has lost its newest messages: %w", main.End, snapped.Target, streams.ErrLost)
+		}
+		// Without state the outputs that were lost can be made again, and get
+		// the sequences that they had.
+		r.Log.Warn("the target has lost its newest messages, sending them again", "stage", r.UID, "end", main.End, "lost", snapped.Target-main.End)
+		snapped.Seq, snapped.Time, snapped.Target = main.Origin.Seq, main.Origin.Time, main.End
+		r.snap = snapped
+	}
 	if err := r.to.resume(main, snapped.known(), snapped.origin(), snapped.Target, snapped.Dirty); err != nil {
 		return streams.Start{}, err
 	}
@@ -261,8 +271,6 @@ func (t *target) resume(p streams.Position, snapped bool, at streams.Origin, cov
 		// One writer: sequences count its outputs, those that were removed as well.
 		if t.found {
 			t.skip = p.End - p.Seq
-		} else if p.End < covered {
-			return fmt.Errorf("%s ends at %d, but the snapshot covers %d: it was recreated or has lost its newest messages: %w", t.name, p.End, covered, streams.ErrLost)
 		} else {
 			t.skip = p.End - covered
 		}

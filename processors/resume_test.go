@@ -256,6 +256,27 @@ func TestTargetThatKeepsNothing(t *testing.T) {
 	}
 }
 
+func TestTargetThatLostItsTailGetsItAgain(t *testing.T) {
+	rigged(t, func(r *rig) {
+		r.append(10)
+		r.ok(r.run())
+		r.ok(r.b.Truncate(r.Context(), "LAND", 6))
+		r.ok(r.run())
+		r.append(1)
+		r.ok(r.run())
+		r.want(sequence(1, 11)...)
+	})
+	rigged(t, func(r *rig) { // what follows from state cannot be made again
+		r.make = newCounter
+		r.append(10)
+		r.ok(r.run())
+		r.ok(r.b.Truncate(r.Context(), "LAND", 3))
+		if err := r.run(); !errors.Is(err, streams.ErrLost) {
+			r.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestStateLostStartsFromTheTarget(t *testing.T) {
 	rigged(t, func(r *rig) {
 		r.append(5)

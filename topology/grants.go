@@ -24,13 +24,13 @@ const (
 // Permissions are the subjects that a connection may publish to and subscribe
 // to; everything else is denied, also by an empty list. Both are sorted.
 //
-// NATS checks the subject of a message, never its reply subject, and a push
-// consumer delivers wherever its creator says. So who may request anything of
-// the JetStream API, or publish to a stream that acknowledges, can have a
-// broker's answer sent to any subject of the same account, and that answer may
-// carry a stored message. A grant bounds what an honest program can do by
-// mistake; against a program that was taken over, the wall is the account and,
-// for each overlay, the link.
+// NATS checks the subject of a message, never its reply subject. So whoever may
+// ask the JetStream API for anything, or publish to a stream that acknowledges,
+// can have the broker send the answer to any subject of the same account, and
+// the answer to a read is a stored message. The same holds for what one
+// overlay may ask of another one over a link. Permissions bound what anybody can
+// do in its own words; they do not keep a program that was taken over from
+// having the broker's answers stored elsewhere, so readers check what they read.
 type Permissions struct {
 	Publish   []string
 	Subscribe []string

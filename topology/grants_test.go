@@ -80,7 +80,7 @@ func TestGrantsGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(b.String(), "\n")); diff != "" {
 		t.Errorf("grants differ from %s (WEIR_UPDATE_GOLDEN=1 writes it anew):\n%s", golden, diff)
 	}
 }

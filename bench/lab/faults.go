@@ -273,10 +273,11 @@ func (l *faults) problem(format string, args ...any) {
 	l.sum.Problems = append(l.sum.Problems, text)
 }
 
-// up starts everything under load.
+// up starts everything under load. Only a verbose one tells when a stage
+// becomes active.
 func (l *faults) up(more ...string) (*process, error) {
 	return start("weir up", l.weir, append([]string{
-		"up", "--store", l.store, "--nodes", strconv.Itoa(l.nodes), "--register-every", l.every.String(), "--record", l.record(), "--json",
+		"up", "--store", l.store, "--nodes", strconv.Itoa(l.nodes), "--register-every", l.every.String(), "--record", l.record(), "--json", "--verbose",
 	}, more...)...)
 }
 

@@ -93,7 +93,7 @@ func (p *process) failure() error {
 
 // Lines that a log keeps, and how long they may be.
 const (
-	tailLines = 30
+	tailLines = 60
 	lineBytes = 4 << 10
 )
 
@@ -118,7 +118,8 @@ func newLog() *log {
 var (
 	reActive  = regexp.MustCompile(`msg="stage is active here" overlay=(\S+) stage=` + stage + ` `)
 	reWarning = regexp.MustCompile(`level=WARN msg=("(?:[^"\\]|\\.)*"|\S+)`)
-	reNumber  = regexp.MustCompile(`[0-9]+`) // in which messages of one kind differ
+	reNode    = regexp.MustCompile(`msg="Registration failed"`) // of which there are thousands while a machine is busy
+	reNumber  = regexp.MustCompile(`[0-9]+`)                    // in which messages of one kind differ
 	reError   = regexp.MustCompile(`level=ERROR|^panic: |^fatal error: |DATA RACE|needs an operator`)
 )
 
@@ -138,9 +139,10 @@ func (l *log) Write(b []byte) (int, error) {
 }
 
 func (l *log) line(text string) {
-	l.last = append(l.last, text)
-	if len(l.last) > tailLines {
-		l.last = l.last[1:]
+	if !reNode.MatchString(text) {
+		if l.last = append(l.last, text); len(l.last) > tailLines {
+			l.last = l.last[1:]
+		}
 	}
 	if m := reActive.FindStringSubmatch(text); m != nil {
 		if c, ok := l.active[m[1]]; ok && !closed(c) {

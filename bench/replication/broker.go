@@ -88,7 +88,9 @@ const ready = "ready"
 
 // runBroker is the main function of a process that is an overlay's broker: what
 // weir run embeds, in a process of its own.
-func runBroker(path, overlay string) error {
+//
+// If profile is not empty, the time between two signals USR1 is profiled.
+func runBroker(path, overlay, profile string) error {
 	s := &site{path: path}
 	if err := s.load(); err != nil {
 		return err
@@ -111,9 +113,24 @@ func runBroker(path, overlay string) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	usr1 := make(chan os.Signal, 2)
+	signal.Notify(usr1, syscall.SIGUSR1)
 	fmt.Println(ready)
-	<-ctx.Done()
-	return nil
+	for {
+		var stop func() error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-usr1:
+			if stop, err = startProfile(profile); err != nil {
+				return err
+			}
+		}
+		<-usr1
+		if err := stop(); err != nil {
+			return err
+		}
+	}
 }
 
 // brokerOptions are those that weir run starts the broker of an overlay with.

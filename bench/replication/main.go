@@ -49,7 +49,7 @@ func main() {
 func dispatch(args []string) error {
 	switch {
 	case len(args) == 4 && args[0] == "broker":
-		return profiled(args[3], func() error { return runBroker(args[1], args[2]) })
+		return runBroker(args[1], args[2], args[3])
 	case len(args) > 2 && args[0] == "weir":
 		return profiled(args[1], func() error { return runWeir(args[2:]) })
 	}
@@ -68,28 +68,33 @@ func runWeir(args []string) error {
 	return root.ExecuteContext(context.Background())
 }
 
-// profiled runs a role and writes its profiles to files that begin with out,
-// unless that is empty.
+// profiled runs a role and writes its profiles to files that begin with out.
 func profiled(out string, role func() error) error {
-	if out == "" {
-		return role()
-	}
-	f, err := os.Create(out + ".cpu")
+	stop, err := startProfile(out)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	return errors.Join(role(), stop())
+}
+
+// startProfile begins to profile this process, until the function that it
+// returns is called.
+func startProfile(out string) (stop func() error, err error) {
+	f, err := os.Create(out + ".cpu")
+	if err != nil {
+		return nil, err
+	}
 	if err := pprof.StartCPUProfile(f); err != nil {
-		return err
+		return nil, errors.Join(err, f.Close())
 	}
-	err = role()
-	pprof.StopCPUProfile()
-	allocs, aerr := os.Create(out + ".allocs")
-	if aerr != nil {
-		return errors.Join(err, aerr)
-	}
-	defer allocs.Close()
-	return errors.Join(err, pprof.Lookup("allocs").WriteTo(allocs, 0))
+	return func() error {
+		pprof.StopCPUProfile()
+		allocs, err := os.Create(out + ".allocs")
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		return errors.Join(pprof.Lookup("allocs").WriteTo(allocs, 0), allocs.Close(), f.Close())
+	}, nil
 }
 
 // Results is the file that is committed.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -142,12 +143,14 @@ func (r *trial) run(ctx context.Context) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
+	r.mark()
 	began := time.Now()
 	main, err := r.launch(ctx)
 	if err != nil {
 		return Run{}, err
 	}
 	out, err := r.watch(ctx, main, began, before)
+	r.mark()
 	if err != nil {
 		return out, err
 	}
@@ -155,6 +158,15 @@ func (r *trial) run(ctx context.Context) (Run, error) {
 		return out, err
 	}
 	return out, r.check(ctx)
+}
+
+// mark tells the brokers where profiles begin and end.
+func (r *trial) mark() {
+	if r.profile != "" {
+		for _, p := range r.all[:2] {
+			_ = p.cmd.Process.Signal(syscall.SIGUSR1) // should it have ended, that shows elsewhere
+		}
+	}
 }
 
 // prepare starts the brokers, makes the streams and fills the source.

@@ -121,12 +121,13 @@ func (n *Node) Run(ctx context.Context) error {
 		next := time.Now().Add(jitter(s.interval))
 		msg, err := s.gather(ctx, facts, &pack, n.Identity, serial, start)
 		switch {
-		case err == nil:
+		case ctx.Err() != nil:
+		case err != nil:
+			s.failed(n.Identity, err)
+		default:
 			if rec, err := s.publish(ctx, msg); err == nil && n.Recorder != nil {
 				n.Recorder(rec)
 			}
-		case ctx.Err() == nil:
-			s.failed(n.Identity, err)
 		}
 		select {
 		case <-ctx.Done():

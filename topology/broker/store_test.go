@@ -476,7 +476,7 @@ func TestReplySubjects(t *testing.T) {
 	w := newWorld(t, nil)
 	w.makeStreams()
 	ctx := timeout(t)
-	r := w.role("mt-1", topology.RoleServer)
+	r := w.role(t, "mt-1", topology.RoleServer)
 	r.mayNotPublish(ctx, "audit.mt-1.forged")
 	if err := r.nc.PublishRequest("lifecycle.mt-1.n", "audit.mt-1.forged", nil); err != nil {
 		t.Fatal(err)

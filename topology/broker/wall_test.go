@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/streams"
+	state "github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
 )
@@ -179,7 +180,7 @@ func rawSubjects() []string {
 	out := []string{
 		"mcollective.ingest.discovery.node1", "mcollective.broadcast.agent.rpcutil", "mcollective.node.node1",
 		"mcollective.reply.x.1", "choria.lifecycle.event.startup.server", "choria.machine.transition", "choria.registration.node1",
-		"$KV.WEIR.lease.raise", "$KV.OTHER.x", "$O.BUCKET.C.x", "$OBJ.x", "$SRV.PING", "$SYS.REQ.SERVER.PING",
+		"$KV.WEIR_hub.lease.raise", "$KV.WEIR_mt-1.lease.raise", "$KV.WEIR_mt-2.lease.raise", "$KV.OTHER.x", "$O.BUCKET.C.x", "$OBJ.x", "$SRV.PING", "$SYS.REQ.SERVER.PING",
 		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.EVIL", "$JS.API.STREAM.DELETE.NONE",
 		"$JS.API.STREAM.INFO.UP_mt-1_raise", "$JS.API.CONSUMER.CREATE.ORDERS.evil", "$JS.API.DIRECT.GET.ORDERS",
 		"$JS.ACK.ORDERS.dur.1.1.1.1.1", "$JS.ACK.hub.abc.ORDERS.dur.1.1.1.1.1", "$JS.FC.ORDERS.dur.x", "$JS.EVENT.ADVISORY.x", "$JSC.R.x",
@@ -223,7 +224,7 @@ func deniedAPI() []string {
 		"CONSUMER.CREATE.ADVISORIES.x", "CONSUMER.MSG.NEXT.ADVISORIES.x", "CONSUMER.DELETE.ADVISORIES.x",
 		"CONSUMER.NAMES.ORDERS", "CONSUMER.LIST.ORDERS", "CONSUMER.PAUSE.ORDERS.x", "CONSUMER.UNPIN.ORDERS.x", "CONSUMER.RESET." + l + ".x",
 		"STREAM.INFO." + other, "STREAM.MSG.GET." + other, "CONSUMER.CREATE." + other + ".x", "CONSUMER.MSG.NEXT." + other + ".x",
-		"STREAM.INFO.KV_WEIR", "STREAM.MSG.GET.KV_WEIR",
+		"STREAM.INFO.KV_WEIR_hub", "STREAM.MSG.GET.KV_WEIR_hub",
 	} {
 		out = append(out, "$JS.hub.API."+s)
 	}
@@ -566,10 +567,13 @@ func TestIsolatedInterest(t *testing.T) {
 	w := newWorld(t, nil)
 	w.makeStreams()
 	nc := w.conn("mt-1", topology.RoleAdmin)
-	if _, err := nc.SubscribeSync("_INBOX.mt-1.private.>"); err != nil {
-		t.Fatal(err)
+	// Permissions would let the second one through to mt-2.
+	for _, subject := range []string{"_INBOX.mt-1.private.>", ">"} {
+		if _, err := nc.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "interest of mt-1 in the hub", func() bool { return slices.Contains(w.interest("hub"), subject) })
 	}
-	eventually(t, "interest of mt-1 in the hub", func() bool { return slices.Contains(w.interest("hub"), "_INBOX.mt-1.private.>") })
 	// What the hub itself wants is told, after everything before it.
 	hub := w.conn("hub", topology.RoleAdmin)
 	if _, err := hub.SubscribeSync("up.mt-2.raise.marker"); err != nil {
@@ -577,8 +581,8 @@ func TestIsolatedInterest(t *testing.T) {
 	}
 	eventually(t, "interest of the hub in mt-2", func() bool { return slices.Contains(w.interest("mt-2"), "up.mt-2.raise.marker") })
 	for _, s := range w.interest("mt-2") {
-		if strings.Contains(s, "mt-1") {
-			t.Errorf("mt-2 knows of %s", s)
+		if s == ">" || strings.Contains(s, "mt-1") {
+			t.Errorf("mt-2 knows that mt-1 wants %s", s)
 		}
 	}
 }
@@ -642,16 +646,16 @@ func TestPrivateStaysPrivate(t *testing.T) {
 func TestRoles(t *testing.T) {
 	w := newWorld(t, nil)
 	w.makeStreams()
-	ctx := timeout(t)
 	admin := w.conn("mt-1", topology.RoleAdmin)
 
 	t.Run("server", func(t *testing.T) {
-		r := w.role("mt-1", topology.RoleServer)
+		ctx := timeout(t)
+		r := w.role(t, "mt-1", topology.RoleServer)
 		if ack, err := r.js.Publish(ctx, "lifecycle.mt-1.node1", nil); err != nil || ack.Stream != "LIFECYCLE" {
 			t.Errorf("its own stream: %+v, %v", ack, err)
 		}
 		for _, s := range []string{
-			"audit.mt-1.sign", "advisories.mt-1.new.n", "orders.hub.mt-1.n", "up.mt-1.raise.x", "$KV.WEIR.x", "$JS.API.STREAM.NAMES",
+			"audit.mt-1.sign", "advisories.mt-1.new.n", "orders.hub.mt-1.n", "up.mt-1.raise.x", "$KV.WEIR_mt-1.x", "$JS.API.STREAM.NAMES",
 			"$JS.API.CONSUMER.CREATE.ORDERS.x", "$JS.hub.API.STREAM.INFO.ORDERS", "_INBOX.mt-1.admin.x", "mcollective.node.n2", "random",
 		} {
 			r.mayNotPublish(ctx, s)
@@ -662,7 +666,8 @@ func TestRoles(t *testing.T) {
 	})
 
 	t.Run("observer", func(t *testing.T) {
-		r := w.role("mt-1", topology.RoleObserver)
+		ctx := timeout(t)
+		r := w.role(t, "mt-1", topology.RoleObserver)
 		s, err := r.js.Stream(ctx, "LIFECYCLE")
 		if err != nil {
 			t.Fatal(err)
@@ -688,7 +693,7 @@ func TestRoles(t *testing.T) {
 			t.Errorf("pull: %v", err)
 		}
 		for _, s := range []string{
-			"lifecycle.mt-1.n", "up.mt-1.raise.x", "$KV.WEIR.x", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.UPDATE.LIFECYCLE", "$JS.API.STREAM.PURGE.LIFECYCLE",
+			"lifecycle.mt-1.n", "up.mt-1.raise.x", "$KV.WEIR_mt-1.x", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.UPDATE.LIFECYCLE", "$JS.API.STREAM.PURGE.LIFECYCLE",
 			"$JS.API.STREAM.DELETE.LIFECYCLE", "$JS.API.STREAM.MSG.DELETE.LIFECYCLE", "$JS.API.CONSUMER.DELETE.LIFECYCLE.x", "$JS.API.CONSUMER.RESET.LIFECYCLE.x",
 			"$JS.API.CONSUMER.PAUSE.LIFECYCLE.x", "$JS.hub.API.STREAM.INFO.ORDERS", "random",
 		} {
@@ -702,7 +707,8 @@ func TestRoles(t *testing.T) {
 	})
 
 	t.Run("signer", func(t *testing.T) {
-		r := w.role("mt-1", "signer")
+		ctx := timeout(t)
+		r := w.role(t, "mt-1", "signer")
 		subject := topology.ServiceSubject("mt-1", "sign")
 		sub, err := r.nc.QueueSubscribe(subject, "signers", func(m *nats.Msg) {
 			if err := errors.Join(m.Respond([]byte("signed")), m.Respond([]byte("twice"))); err != nil {
@@ -734,17 +740,19 @@ func TestRoles(t *testing.T) {
 	})
 
 	t.Run("runner", func(t *testing.T) {
-		r := w.role("mt-1", topology.RoleRunner)
-		if _, err := r.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "WEIR"}); err != nil {
+		ctx := timeout(t)
+		r := w.role(t, "mt-1", topology.RoleRunner)
+		bucket := state.Bucket("mt-1")
+		if _, err := r.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
 			t.Error(err)
 		}
-		if ack, err := r.js.Publish(ctx, "$KV.WEIR.lease.raise", nil); err != nil || ack.Stream != "KV_WEIR" {
+		if ack, err := r.js.Publish(ctx, "$KV."+bucket+".lease.raise", nil); err != nil || ack.Stream != "KV_"+bucket {
 			t.Errorf("state: %+v, %v", ack, err)
 		}
 		if ack, err := r.js.Publish(ctx, "dead.mt-1.raise.x", nil); err != nil || ack.Stream != "DEAD" {
 			t.Errorf("dead letter: %+v, %v", ack, err)
 		}
-		for _, s := range []string{"audit.mt-1.sign", "dead.mt-1.other.x", "up.mt-2.raise.x", "$KV.OTHER.x", "$JS.hub.API.STREAM.PURGE.UP_mt-1_raise", "random"} {
+		for _, s := range []string{"audit.mt-1.sign", "dead.mt-1.other.x", "up.mt-2.raise.x", "$KV.OTHER.x", "$KV.WEIR_mt-2.x", "$JS.hub.API.STREAM.PURGE.UP_mt-1_raise", "random"} {
 			r.mayNotPublish(ctx, s)
 		}
 		r.mayNotSubscribe(ctx, "registration.>")
@@ -760,13 +768,13 @@ type role struct {
 	denied chan string
 }
 
-func (w *world) role(overlay, user string) *role {
-	w.t.Helper()
-	r := &role{t: w.t, denied: make(chan string, 100)}
+func (w *world) role(t *testing.T, overlay, user string) *role {
+	t.Helper()
+	r := &role{t: t, denied: make(chan string, 100)}
 	r.nc = w.conn(overlay, user, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { r.denied <- strings.ToLower(err.Error()) }))
 	var err error
 	if r.js, err = jetstream.New(r.nc); err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return r
 }

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -84,6 +84,24 @@ func (s *Server) Stop() {
 		s.srv.WaitForShutdown()
 		s.srv = nil
 	}
+}
+
+// Checkpoint keeps a copy of what the server has stored. The function that it
+// returns puts the copy back, as a broker comes back that has lost its newest
+// writes. Both restart the server.
+func (s *Server) Checkpoint(t testing.TB) (back func()) {
+	t.Helper()
+	kept := t.TempDir()
+	replace := func(to, from string) {
+		t.Helper()
+		s.Stop()
+		err := errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(from)), s.Start())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(kept, s.opts.StoreDir)
+	return func() { replace(s.opts.StoreDir, kept) }
 }
 
 // InProcessConn makes a Server a nats.InProcessConnProvider, so that a
