@@ -268,6 +268,117 @@ func TestAcknowledgementOfAnother(t *testing.T) {
 	}
 }
 
+// TestCursorGoesOnAfterARestart: the consumer of a cursor lives in the memory of
+// the broker. When that is gone, the next one goes on where the first one was.
+func TestCursorGoesOnAfterARestart(t *testing.T) {
+	t.Parallel() // it waits for a heartbeat that does not come
+	srv := brokertest.New(t, "one")
+	b := jetstreamtest.Open(t, srv.Conn(t), "one", 1)
+	ctx := withTimeout(t)
+	if err := b.Ensure(ctx, streams.Spec{Name: "IN", Subjects: []string{"in.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	const part = 10
+	fill := func() {
+		for range part {
+			// Until the connection is back, there is nobody to answer.
+			for _, err := b.Append(ctx, streams.Msg{Subject: "in.x"}); err != nil; _, err = b.Append(ctx, streams.Msg{Subject: "in.x"}) {
+				if ctx.Err() != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	cur, err := b.Source("IN", "", "").Open(ctx, streams.Start{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := cur.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	want := uint64(1)
+	for range 3 {
+		fill()
+		info, err := b.Info(ctx, "IN")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want <= info.Last {
+			msgs, err := cur.Next(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range msgs {
+				if m.Seq != want {
+					t.Fatalf("message %d, want %d", m.Seq, want)
+				}
+				want++
+			}
+		}
+		srv.Stop()
+		if err := srv.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTrimLeavesWhatWasNotCollected: a landing stream keeps everything that the
+// shared stream has not taken over, however much that is.
+func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
+	b := jetstreamtest.Open(t, brokertest.New(t, "one").Conn(t), "one", 1)
+	ctx := withTimeout(t)
+	landing := streams.Spec{Name: land.Stream, Subjects: []string{land.Prefix + ".>"}, MaxBytes: 1 << 20, Discard: streams.DiscardNew}
+	shared := streams.Spec{Name: "SHARED", Subjects: []string{"z.>"}}
+	if err := b.Ensure(ctx, landing, shared); err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	k := b.Landing(land)
+	if _, err := k.Last(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Publish(ctx, written(1, n)); err != nil {
+		t.Fatal(err)
+	}
+	c := b.Collector(land, shared.Name, []string{"x.>"})
+	for range 3 {
+		left, err := c.Trim(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := b.Info(ctx, land.Stream); err != nil || info.Msgs != n || left != n {
+			t.Fatalf("nothing was collected, and of %d messages %d are stored and %d said to be uncollected (%v)", n, info.Msgs, left, err)
+		}
+	}
+	// From now on it is collected, and then it can go.
+	shared.Sources = []streams.Collected{land}
+	if err := b.Ensure(ctx, shared); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := c.Trim(ctx); err != nil {
+			t.Fatal(err)
+		}
+		info, err := b.Info(ctx, land.Stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, err := b.Info(ctx, shared.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.First > 1 {
+			if have.Last < info.First-1 || info.Msgs == 0 {
+				t.Fatalf("%d are collected, and the first one stored is %d", have.Last, info.First)
+			}
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // TestLeaseRunsOut: who holds a lease and cannot renew it finds out before
 // another copy may take it over.
 func TestLeaseRunsOut(t *testing.T) {
