@@ -150,6 +150,8 @@ type Sink interface {
 	// ErrUnknown, ErrFull, or the context's; after each of them a prefix of the
 	// messages may have been stored, and Last says which.
 	Publish(ctx context.Context, msgs []Msg) (uint64, error)
+	// Close frees what the sink holds on its connection. Nothing is stored by it.
+	Close() error
 }
 
 // State keeps a small record for each key, guarded by its revision.
@@ -160,4 +162,6 @@ type State interface {
 	// Save stores a value if the revision is still the newest, and returns the
 	// new one. ErrFenced says that somebody else has saved meanwhile.
 	Save(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	// Close frees what the state holds on its connection.
+	Close() error
 }

@@ -142,6 +142,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (r *Runner) supervise(ctx context.Context, s *running) {
 	log := r.log.With("stage", s.UID)
 	lease := r.domain(r.overlay.Name).Lease(s.UID, r.holder, r.lease)
+	defer func() { _ = lease.Close() }() // the connection ends soon
 	for wait := restartMin; ctx.Err() == nil; {
 		began := time.Now()
 		err := lease.Do(ctx, func(ctx context.Context, held *jetstream.Held) error {
@@ -157,7 +158,7 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 			}
 			return
 		}
-		if err == nil || errors.Is(err, jetstream.ErrLeaseLost) {
+		if err == nil || errors.Is(err, jetstream.ErrLeaseLost) || errors.Is(err, processors.ErrLease) {
 			log.Info("stage is no longer active here", "copy", r.holder)
 			continue
 		}
@@ -186,6 +187,11 @@ func (r *Runner) runStage(ctx context.Context, s *running, held *jetstream.Held,
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err := errors.Join(st.To.Close(), st.Dead.Close(), st.State.Close()); err != nil {
+			log.Debug("closing the sinks", "error", err)
+		}
+	}()
 	s.metrics.Starts.Add(1)
 	st.Metrics, st.Log, st.Valid = &s.metrics, log, held.Valid
 	return st.Run(ctx)
@@ -311,6 +317,7 @@ func (r *Runner) arriving(o *Overlay, s *Stage) []string {
 // collect trims the landing streams, in one copy at a time.
 func (r *Runner) collect(ctx context.Context, all []*jetstream.Collector) {
 	lease := r.domain(r.overlay.Name).Lease("_collect", r.holder, r.lease)
+	defer func() { _ = lease.Close() }() // the connection ends soon
 	for ctx.Err() == nil {
 		err := lease.Do(ctx, func(ctx context.Context, _ *jetstream.Held) error {
 			for sleep(ctx, collectEvery) {

@@ -52,6 +52,17 @@ func (d *Domain) newBatch(stream string) (*batch, error) {
 	return &batch{d: d, stream: stream, sub: sub, inbox: inbox}, nil
 }
 
+// close ends the subscription. A batch that was never used is nil.
+func (b *batch) close() error {
+	if b == nil {
+		return nil
+	}
+	if err := b.sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+		return fmt.Errorf("stream %s: %w", b.stream, err)
+	}
+	return nil
+}
+
 // answer is any of the things that a server says about a batch.
 type answer struct {
 	Type   string    `json:"type"` // "ack", "gap" or "err" of a fast batch; "" for a final acknowledgement

@@ -71,6 +71,9 @@ func (l *Lease) Do(ctx context.Context, active func(context.Context, *Held) erro
 	return err
 }
 
+// Close frees what the lease holds on its connection.
+func (l *Lease) Close() error { return l.state.Close() }
+
 // acquire watches the record until it is free or has stood still for the ttl.
 func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 	poll := l.ttl / 6

@@ -163,3 +163,5 @@ func (k *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) 
 	k.armed = true
 	return k.expect, nil
 }
+
+func (k *sink) Close() error { return k.batch.close() }

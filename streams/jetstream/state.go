@@ -83,3 +83,5 @@ func (s *state) Save(ctx context.Context, k string, value []byte, revision uint6
 	}
 	return rev, nil
 }
+
+func (s *state) Close() error { return s.batch.close() }

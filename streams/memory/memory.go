@@ -258,3 +258,5 @@ func (s state) Save(_ context.Context, key string, value []byte, rev uint64) (ui
 	s.b.state[key] = record{slices.Clone(value), s.b.rev}
 	return s.b.rev, nil
 }
+
+func (s state) Close() error { return nil }

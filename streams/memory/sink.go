@@ -118,3 +118,5 @@ func (k *sink) Publish(_ context.Context, msgs []streams.Msg) (uint64, error) {
 	k.armed = true
 	return k.expect, nil
 }
+
+func (k *sink) Close() error { return nil }
