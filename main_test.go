@@ -385,8 +385,7 @@ func TestAnotherCopyTakesOver(t *testing.T) {
 		"paused": func(p *process) { p.signal(syscall.SIGSTOP) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := &fleet{T: t, dir: f.dir, topology: f.topology, port: f.port, conf: f.conf, broker: f.broker, js: f.js, sent: f.sent}
-			defer func(outer *fleet) { outer.sent = f.sent }(f)
+			f.T = t
 			a, b := f.run("cell"), f.run("cell")
 			var first *process
 			eventually(t, "one copy is active", func() bool { first = f.active(a, b); return first != nil })

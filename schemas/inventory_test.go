@@ -176,7 +176,7 @@ func TestInventoryContentForms(t *testing.T) {
 
 func TestInventoryContentLimit(t *testing.T) {
 	most, over := sized(schemas.MaxInventory), sized(schemas.MaxInventory+1)
-	bomb := bytes.Repeat([]byte(" "), 1<<25)
+	bomb := bytes.Repeat([]byte(" "), 1<<23)
 	for name, doc := range map[string][]byte{
 		"object": content("content", string(most)),
 		"base64": content("content", quoted(most)),

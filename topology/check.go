@@ -17,7 +17,7 @@ import (
 const snapshotWindow = 10 * time.Minute
 
 // mustKeep lists the streams whose messages are never dropped unsent.
-var mustKeep = []string{"AUDIT", "JOBS"}
+var mustKeep = []string{"AUDIT", "JOBS"} //nolint:gochecknoglobals // a table
 
 // Check proves what can be proved about a topology before anything runs: that
 // every name means something, every edge has one type, every stage can keep
@@ -137,7 +137,7 @@ func (c *check) brokers() {
 	}
 	for _, o := range c.file.Overlays {
 		b := o.Broker
-		claim(o, "JetStream domain", b.Domain, "domain", "each overlay is a domain of its own: leave domain out to take the overlay's name")
+		claim(o, "JetStream domain", o.Domain(), "domain", "each overlay is a domain of its own: leave domain out to take the overlay's name")
 		if e := b.Embedded; e != nil {
 			if e.Store != "" {
 				claim(o, "store", filepath.Clean(e.Store), "embedded.store", "give each overlay a directory of its own: ./data/{overlay}")
@@ -167,44 +167,64 @@ func (c *check) places() {
 			}
 			c.limits(o, s)
 		}
-		subjects := &space{}
-		var owners []streams.Spec
-		names := map[string]string{}
-		for _, spec := range layout.specs(o) {
-			p := pos[spec.Name]
-			if stage := spec.Metadata[MetaStage]; stage != "" {
-				switch other, taken := names[spec.Name]; {
-				case other == stage:
-					continue // the same uid twice is reported as such
-				case taken:
-					c.report(cCollision, c.stagePos(stage), nil,
-						fmt.Sprintf("stages %s and %s both need the landing stream %s in overlay %s", other, stage, spec.Name, o.Name),
-						"set the uid of one of them to a word without _")
-				}
-				names[spec.Name] = stage
-			} else if key := [2]string{o.Name, spec.Name}; c.streams[key] == nil {
-				w := &where{id: len(c.all), overlay: o, spec: spec, pos: p}
-				c.streams[key] = w
-				c.all = append(c.all, w)
+		specs := c.landings(o, layout.specs(o))
+		c.disjoint(o, specs, pos)
+		for _, spec := range specs {
+			key := [2]string{o.Name, spec.Name}
+			if spec.Metadata[MetaStage] != "" || c.streams[key] != nil {
+				continue
 			}
-			for _, s := range spec.Subjects {
-				for _, i := range subjects.meets(s) {
-					other := owners[i]
-					what := fmt.Sprintf("streams %s and %s of overlay %s both store", other.Name, spec.Name, o.Name)
-					if other.Name == spec.Name {
-						what = fmt.Sprintf("stream %s of overlay %s stores twice", spec.Name, o.Name)
-					}
-					if both, ok := meet(other.Subjects, s); ok {
-						at := p
-						if at == (Pos{}) {
-							at = pos[other.Name]
-						}
-						c.report(cIntersect, c.src.pos(at, "subjects"), o, what+" "+both, "change subjects: so that each subject has one stream")
-					}
+			w := &where{id: len(c.all), overlay: o, spec: spec, pos: pos[spec.Name]}
+			c.streams[key] = w
+			c.all = append(c.all, w)
+		}
+	}
+}
+
+// landings returns the streams of an overlay without those landing streams
+// whose stages have the same uid, which is reported as such, and reports those
+// that have the same name all the same.
+func (c *check) landings(o *Overlay, specs []streams.Spec) []streams.Spec {
+	stages := map[string]string{}
+	return slices.DeleteFunc(specs, func(s streams.Spec) bool {
+		stage := s.Metadata[MetaStage]
+		if stage == "" {
+			return false
+		}
+		other, taken := stages[s.Name]
+		stages[s.Name] = stage
+		if taken && other != stage {
+			c.report(cCollision, c.stagePos(stage), nil,
+				fmt.Sprintf("stages %s and %s both need the landing stream %s in overlay %s", other, stage, s.Name, o.Name),
+				"set the uid of one of them to a word without _")
+		}
+		return other == stage
+	})
+}
+
+// disjoint reports subjects that two streams of an overlay would store, or one
+// of them twice.
+func (c *check) disjoint(o *Overlay, specs []streams.Spec, pos map[string]Pos) {
+	type owner struct{ stream, subject string }
+	var owners []owner
+	subjects := &space{}
+	for _, spec := range specs {
+		for _, subject := range spec.Subjects {
+			for _, i := range subjects.meets(subject) {
+				other := owners[i]
+				both, _ := streams.Intersect(other.subject, subject)
+				what := fmt.Sprintf("streams %s and %s of overlay %s both store %s", other.stream, spec.Name, o.Name, both)
+				if other.stream == spec.Name {
+					what = fmt.Sprintf("stream %s of overlay %s stores %s twice", spec.Name, o.Name, both)
 				}
-				subjects.add(s, len(owners))
-				owners = append(owners, streams.Spec{Name: spec.Name, Subjects: []string{s}})
+				at, declared := pos[spec.Name]
+				if !declared {
+					at = pos[other.stream]
+				}
+				c.report(cIntersect, c.src.pos(at, "subjects"), o, what, "change subjects: so that each subject has one stream")
 			}
+			subjects.add(subject, len(owners))
+			owners = append(owners, owner{spec.Name, subject})
 		}
 	}
 }
@@ -220,16 +240,6 @@ func (c *check) stagePos(name string) Pos {
 		}
 	}
 	return Pos{}
-}
-
-// meet returns a pattern that is in one of the first and in the second.
-func meet(patterns []string, with string) (string, bool) {
-	for _, p := range patterns {
-		if both, ok := streams.Intersect(p, with); ok {
-			return both, true
-		}
-	}
-	return "", false
 }
 
 // limits checks what one stream says about itself.

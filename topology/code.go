@@ -91,7 +91,7 @@ const (
 )
 
 // codes is sorted by ID.
-var codes = []Code{
+var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cUnreadable, Error, "The file cannot be read, is too large, or is not UTF-8."},
 	{cSyntax, Error, "The file is not valid YAML."},
 	{cDocument, Error, "The file is empty, or holds more than one YAML document. One file is one topology."},

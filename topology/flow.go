@@ -264,48 +264,71 @@ func cover(patterns []string) string {
 // writers finds those whose subjects intersect in one stream.
 func (c *check) writers() {
 	for _, w := range c.all {
-		all := slices.Clone(w.programs)
-		for _, e := range w.in {
-			if e.router == nil && !e.local() {
-				continue // reported as not proved
-			}
-			patterns := e.emits.words
-			if e.local() && len(patterns) > 0 {
-				patterns = []string{cover(patterns)} // what its fence covers
-			}
-			all = append(all, writer{e.id(), e.String(), e.overlay, e.stage.To.Pos, patterns})
-		}
-		if w.spec.Name == deadName {
-			for _, e := range c.wires {
-				if e.overlay == w.overlay {
-					all = append(all, writer{"dead " + e.id(), "the dead letters of " + e.String(), e.overlay, e.stage.Pos, []string{streams.Dead(e.overlay.Name, e.stage.UID)}})
-				}
-			}
-		}
+		all := c.writersOf(w)
 		if len(all) < 2 {
 			continue
 		}
 		subjects := &space{}
 		for i, a := range all {
-			told := map[string]bool{}
-			for _, p := range a.patterns {
-				for _, j := range subjects.meets(p) {
-					b := all[j]
-					both, ok := meet(b.patterns, p)
-					if j == i || !ok || told[b.id] {
-						continue
-					}
-					if c.loops && a.id == b.id {
-						continue // what goes round comes by every stage of a class
-					}
-					told[b.id] = true
-					c.report(cWriters, a.pos, a.overlay, fmt.Sprintf("%s and %s both write %s in %s", b.name, a.name, both, w),
-						"let one of them write to another stream, or keep their subjects apart, for example by a token for the overlay")
-				}
-			}
+			c.collide(w, a, all, subjects)
 			for _, p := range a.patterns {
 				subjects.add(p, i)
 			}
 		}
 	}
+}
+
+// writersOf lists all that publish into a stream.
+func (c *check) writersOf(w *where) []writer {
+	all := slices.Clone(w.programs)
+	for _, e := range w.in {
+		patterns := e.emits.words
+		switch {
+		case e.router == nil && !e.local():
+			continue // reported as not proved
+		case e.local() && len(patterns) > 0:
+			patterns = []string{cover(patterns)} // what its fence covers
+		}
+		all = append(all, writer{e.id(), e.String(), e.overlay, e.stage.To.Pos, patterns})
+	}
+	if w.spec.Name != deadName {
+		return all
+	}
+	for _, e := range c.wires {
+		if e.overlay == w.overlay {
+			all = append(all, writer{"dead " + e.id(), "the dead letters of " + e.String(), e.overlay, e.stage.Pos, []string{streams.Dead(e.overlay.Name, e.stage.UID)}})
+		}
+	}
+	return all
+}
+
+// collide reports that a writer shares subjects of a stream with an earlier
+// one, once for all stages of a class.
+func (c *check) collide(w *where, a writer, all []writer, earlier *space) {
+	told := map[string]bool{}
+	for _, p := range a.patterns {
+		for _, j := range earlier.meets(p) {
+			b := all[j]
+			both, ok := meet(b.patterns, p)
+			if !ok || told[b.id] {
+				continue
+			}
+			if c.loops && a.id == b.id {
+				continue // what goes round comes by every stage of a class
+			}
+			told[b.id] = true
+			c.report(cWriters, a.pos, a.overlay, fmt.Sprintf("%s and %s both write %s in %s", b.name, a.name, both, w),
+				"let one of them write to another stream, or keep their subjects apart, for example by a token for the overlay")
+		}
+	}
+}
+
+// meet returns a pattern that is in one of the first and in the second.
+func meet(patterns []string, with string) (string, bool) {
+	for _, p := range patterns {
+		if both, ok := streams.Intersect(p, with); ok {
+			return both, true
+		}
+	}
+	return "", false
 }

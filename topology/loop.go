@@ -92,7 +92,7 @@ func (l *loop) visit(by *wire, s state) ([]int, bool) {
 				if beyond, ok = l.visit(e, next); !ok {
 					return nil, false
 				}
-			} else if i := slices.IndexFunc(beyond, func(id int) bool { return false }); i >= 0 {
+			} else if i := slices.IndexFunc(beyond, func(id int) bool { return l.depth[l.c.all[id]] > 0 }); i >= 0 {
 				l.tell(append([]hop{{e, next}}, l.follow(next, beyond[i])...))
 			}
 			all = append(all, beyond...)

@@ -60,65 +60,80 @@ func (in scope) fill(s string) (string, []slip) {
 
 // fillNode returns the node with the placeholders of every text in it filled
 // in, keys included. Nodes without any are shared, not copied.
-func (v value) fillNode() ast.Node {
-	memo := map[ast.Node]ast.Node{}
-	var walk func(v value) ast.Node
-	walk = func(v value) ast.Node {
-		if done, ok := memo[v.node]; ok {
-			return done
-		}
-		out := v.node
-		switch n := v.node.(type) {
-		case *ast.StringNode:
-			if s := v.fill(n.Value); s != n.Value {
-				out = filled(n, s)
-			}
-		case *ast.LiteralNode:
-			if s := v.fill(n.Value.Value); s != n.Value.Value {
-				c := *n
-				c.Value = filled(n.Value, s)
-				out = &c
-			}
-		case *ast.SequenceNode:
-			c, changed := *n, false
-			c.Values = make([]ast.Node, len(n.Values))
-			for i, e := range n.Values {
-				path := fmt.Sprintf("%s[%d]", v.path, i)
-				v.d.src.mark(path, e)
-				c.Values[i] = walk(value{v.d, e, path, v.in})
-				changed = changed || c.Values[i] != e
-			}
-			if changed {
-				out = &c
-			}
-		case *ast.MappingNode:
-			c, changed := *n, false
-			c.Values = make([]*ast.MappingValueNode, len(n.Values))
-			for i, e := range n.Values {
-				_, sub := v.entry(e)
-				v.d.src.mark(sub.path, e.Value)
-				ne := *e
-				ne.Value = walk(sub)
-				if k, ok := walk(value{v.d, e.Key, sub.path, v.in}).(ast.MapKeyNode); ok {
-					ne.Key = k
-				}
-				c.Values[i] = e
-				if ne.Key != e.Key || ne.Value != e.Value {
-					c.Values[i], changed = &ne, true
-				}
-			}
-			if changed {
-				out = &c
-			}
-		}
-		memo[v.node] = out
+func (v value) fillNode() ast.Node { return filler{}.fill(v) }
+
+// filler remembers what was filled in already, since aliases share nodes.
+type filler map[ast.Node]ast.Node
+
+func (f filler) fill(v value) ast.Node {
+	out, done := f[v.node]
+	if done {
 		return out
 	}
-	return walk(v)
+	switch n := v.node.(type) {
+	case *ast.StringNode:
+		out = filled(n, v.fill(n.Value))
+	case *ast.LiteralNode:
+		out = n
+		if text := filled(n.Value, v.fill(n.Value.Value)); text != n.Value {
+			c := *n
+			c.Value = text
+			out = &c
+		}
+	case *ast.SequenceNode:
+		out = f.sequence(n, v)
+	case *ast.MappingNode:
+		out = f.mapping(n, v)
+	default:
+		out = n
+	}
+	f[v.node] = out
+	return out
 }
 
-// filled is a text node with another text in the same place.
+func (f filler) sequence(n *ast.SequenceNode, v value) ast.Node {
+	c, changed := *n, false
+	c.Values = make([]ast.Node, len(n.Values))
+	for i, e := range n.Values {
+		path := fmt.Sprintf("%s[%d]", v.path, i)
+		v.d.src.mark(path, e)
+		c.Values[i] = f.fill(value{v.d, e, path, v.in})
+		changed = changed || c.Values[i] != e
+	}
+	if changed {
+		return &c
+	}
+	return n
+}
+
+func (f filler) mapping(n *ast.MappingNode, v value) ast.Node {
+	c, changed := *n, false
+	c.Values = make([]*ast.MappingValueNode, len(n.Values))
+	for i, e := range n.Values {
+		_, sub := v.entry(e)
+		v.d.src.mark(sub.path, e.Value)
+		entry := *e
+		entry.Value = f.fill(sub)
+		if key, ok := f.fill(value{v.d, e.Key, sub.path, v.in}).(ast.MapKeyNode); ok {
+			entry.Key = key
+		}
+		c.Values[i] = e
+		if entry.Key != e.Key || entry.Value != e.Value {
+			c.Values[i], changed = &entry, true
+		}
+	}
+	if changed {
+		return &c
+	}
+	return n
+}
+
+// filled is a text node with another text in the same place, or the node itself
+// when the text is the same.
 func filled(n *ast.StringNode, s string) *ast.StringNode {
+	if s == n.Value {
+		return n
+	}
 	c := *n
 	c.Value = s
 	if n.Token != nil {

@@ -72,7 +72,7 @@ func span(d time.Duration) string {
 }
 
 // sizes are the units of bytes, lower case.
-var sizes = map[string]float64{
+var sizes = map[string]float64{ //nolint:gochecknoglobals // a table
 	"": 1, "b": 1,
 	"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
 	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,

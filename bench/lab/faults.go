@@ -20,6 +20,7 @@ import (
 	"github.com/weirhq/weir/deploy"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
+	topologycli "github.com/weirhq/weir/topology/cli"
 )
 
 // What the topology of "weir up", deploy.Laptop, is made of.
@@ -486,31 +487,79 @@ func (l *faults) read(p *process) {
 	}
 }
 
+// calmRuns bounds the undisturbed runs. One is enough where the machine is not
+// so busy that a backlog has grown.
+const calmRuns = 10
+
+// catchUp runs weir undisturbed, first under load and then without, until it
+// says itself that everything has arrived or that no more does, and keeps its report. It returns how
+// many lines the run of that report has added to the record.
+func (l *faults) catchUp(ctx context.Context) (acked int, err error) {
+	last := uint64(0)
+	for n := range calmRuns {
+		before, err := countLines(l.record())
+		if err != nil {
+			return 0, err
+		}
+		more := []string{"--for", l.calm.String()}
+		if n > 0 {
+			more = append(more, "--nodes", "0", "--register-every", "1h")
+		}
+		fmt.Fprintf(l.out, "undisturbed for %v\n", l.calm)
+		p, err := l.up(more...)
+		if err != nil {
+			return 0, err
+		}
+		err = p.wait(ctx, l.calm+phasePatience+stopPatience)
+		l.read(p)
+		if err != nil {
+			return 0, err
+		}
+		text, err := lastLine(p)
+		if err != nil {
+			return 0, err
+		}
+		after, err := countLines(l.record())
+		if err != nil {
+			return 0, err
+		}
+		left, err := behind(text)
+		if err != nil {
+			return 0, err
+		}
+		if left == 0 || left == last || n == calmRuns-1 {
+			return after - before, os.WriteFile(l.report(), text, 0o600)
+		}
+		fmt.Fprintf(l.out, "%d events are not at the hub yet\n", left)
+		last = left
+	}
+	return 0, nil
+}
+
+// behind is how many events are not at the hub by the report of weir itself.
+func behind(text []byte) (uint64, error) {
+	var rep topologycli.UpReport
+	if err := json.Unmarshal(text, &rep); err != nil {
+		return 0, fmt.Errorf("report: %w", err)
+	}
+	var sent, arrived uint64
+	for _, o := range rep.Overlays {
+		for _, s := range o.Streams {
+			switch {
+			case s.Name == stream && o.Name == hub:
+				arrived += s.Last
+			case s.Name == stream:
+				sent += s.Last
+			}
+		}
+	}
+	return sent - min(sent, arrived), nil
+}
+
 // judge lets everything catch up, stops it, and has the brokers read by the
 // program verify.
 func (l *faults) judge(ctx context.Context) (*Verdict, error) {
-	before, err := countLines(l.record())
-	if err != nil {
-		return nil, err
-	}
-	fmt.Fprintf(l.out, "last run, undisturbed for %v\n", l.calm)
-	p, err := l.up("--for", l.calm.String())
-	if err != nil {
-		return nil, err
-	}
-	err = p.wait(ctx, l.calm+phasePatience+stopPatience)
-	l.read(p)
-	if err != nil {
-		return nil, err
-	}
-	rep, err := lastLine(p)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(l.report(), rep, 0o600); err != nil {
-		return nil, err
-	}
-	after, err := countLines(l.record())
+	acked, err := l.catchUp(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -538,7 +587,7 @@ func (l *faults) judge(ctx context.Context) (*Verdict, error) {
 		}
 	}
 	fmt.Fprintln(l.out, "reading everything")
-	v, err := l.verified(ctx, after-before)
+	v, err := l.verified(ctx, acked)
 	if err != nil {
 		return nil, err
 	}

@@ -116,18 +116,19 @@ func runBroker(path, overlay, profile string) error {
 	usr1 := make(chan os.Signal, 2)
 	signal.Notify(usr1, syscall.SIGUSR1)
 	fmt.Println(ready)
+	var end func() error // of the profile that is being taken
 	for {
-		var stop func() error
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-usr1:
-			if stop, err = startProfile(profile); err != nil {
-				return err
-			}
 		}
-		<-usr1
-		if err := stop(); err != nil {
+		if end == nil {
+			end, err = startProfile(profile)
+		} else {
+			err, end = end(), nil
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -123,7 +123,7 @@ func measure(args []string) error {
 	only := fl.String("only", "", "contenders, separated by commas; all when empty")
 	out := fl.String("out", "", "write the results to this JSON file")
 	profile := fl.String("profile", "", "write profiles of the brokers and of weir to this directory, which slows them down")
-	weir := fl.String("weir", "", "the weir to measure; built from this module when empty")
+	weir := fl.String("weir", "", "builds of weir to measure, separated by commas, as weir, weir-2, ...; built from this module when empty")
 	tmp := fl.String("tmp", "", "directory for the stores")
 	if err := fl.Parse(args); err != nil {
 		return err
@@ -131,7 +131,9 @@ func measure(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	l := &lab{profile: *profile, weirBin: *weir, cores: runtime.NumCPU()}
+	builds := strings.Split(*weir, ",")
+	l := &lab{profile: *profile, weirBin: builds[0], cores: runtime.NumCPU()}
+	all := append(slices.Clone(contenders), weirs(builds[1:])...)
 	var err error
 	if l.dir, err = os.MkdirTemp(*tmp, "weir-replication-"); err != nil {
 		return err
@@ -157,7 +159,7 @@ func measure(args []string) error {
 		case size <= 256:
 			msgs = 300_000
 		}
-		for _, c := range sequence(*rounds, *only) {
+		for _, c := range sequence(all, *rounds, *only) {
 			r, err := l.run(ctx, c, size, msgs)
 			if err != nil {
 				return err
@@ -166,7 +168,7 @@ func measure(args []string) error {
 			res.Runs = append(res.Runs, r)
 		}
 	}
-	res.Summary = summarize(res.Runs)
+	res.Summary = summarize(all, res.Runs)
 	table(os.Stdout, res.Summary)
 	if *out == "" {
 		return nil
@@ -179,8 +181,8 @@ func measure(args []string) error {
 }
 
 // sequence is the order of the runs for one size.
-func sequence(rounds int, only string) []contender {
-	chosen := slices.DeleteFunc(slices.Clone(contenders), func(c contender) bool {
+func sequence(all []contender, rounds int, only string) []contender {
+	chosen := slices.DeleteFunc(slices.Clone(all), func(c contender) bool {
 		return only != "" && !slices.Contains(strings.Split(only, ","), c.name)
 	})
 	var out []contender
@@ -188,7 +190,7 @@ func sequence(rounds int, only string) []contender {
 		out = append(out, chosen...)
 	}
 	for _, c := range chosen {
-		if c.name != weirName {
+		if c.copier != nil {
 			out = append(out, c)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,10 +37,23 @@ type contender struct {
 	target    string
 	collected bool
 	copier    []string // further arguments of the copier; nil is weir
+	program   string   // the weir that runs; the one of the lab when empty
 	direct    bool     // the copier connects to both brokers
 }
 
 const weirName = "weir"
+
+// weirs are the contenders for further builds of weir, which are compared with
+// the first.
+func weirs(builds []string) []contender {
+	var out []contender
+	for i, b := range builds {
+		c := contenders[len(contenders)-1]
+		c.name, c.program = fmt.Sprintf("%s-%d", weirName, i+2), b
+		out = append(out, c)
+	}
+	return out
+}
 
 // contenders are in the order of a round. weir comes last, and the copiers once
 // more after the last round: first, between, last.
@@ -227,7 +241,7 @@ func (r *trial) fill(ctx context.Context) error {
 // there that looks after them.
 func (r *trial) target(ctx context.Context) error {
 	if r.copier == nil {
-		if _, err := r.start(ctx, "weir hub", r.weirBin, r.weirArgs("hub")...); err != nil {
+		if _, err := r.start(ctx, "weir hub", cmp.Or(r.program, r.weirBin), r.weirArgs("hub")...); err != nil {
 			return err
 		}
 		return r.wait(ctx, shared)
@@ -291,7 +305,7 @@ func (r *trial) wait(ctx context.Context, name string) error {
 // launch starts the contender.
 func (r *trial) launch(ctx context.Context) (*process, error) {
 	if r.copier == nil {
-		return r.start(ctx, "weir cell", r.weirBin, r.weirArgs("cell")...)
+		return r.start(ctx, "weir cell", cmp.Or(r.program, r.weirBin), r.weirArgs("cell")...)
 	}
 	from, fromKey, err := r.site.address("cell")
 	if err != nil {

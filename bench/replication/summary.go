@@ -76,7 +76,7 @@ func arrival(r Run) float64 {
 	return r.Rate
 }
 
-func summarize(runs []Run) []Row {
+func summarize(all []contender, runs []Run) []Row {
 	var rows []Row
 	var sizes []int
 	for _, r := range runs {
@@ -85,7 +85,7 @@ func summarize(runs []Run) []Row {
 		}
 	}
 	for _, size := range sizes {
-		for _, c := range contenders {
+		for _, c := range all {
 			var mine []Run
 			cpu := make(map[string][]float64)
 			for _, r := range runs {
@@ -123,7 +123,7 @@ func row(c contender, size int, mine []Run, cpu map[string][]float64, all []Run)
 	for name, v := range cpu {
 		out.CPU[name] = median(v)
 	}
-	if v := ratios(all, size, c.name, rate); c.name != weirName && len(v) > 0 {
+	if v := ratios(all, size, c.name, rate); c.copier != nil && len(v) > 0 {
 		out.Ratio, out.RatioMin, out.RatioMax = median(v), slices.Min(v), slices.Max(v)
 		out.CollectedRatio = median(ratios(all, size, c.name, arrival))
 		out.CPURatio = median(ratios(all, size, c.name, total))

@@ -137,7 +137,7 @@ func TestNATSPublishFails(t *testing.T) {
 func TestSimulateOverNATS(t *testing.T) {
 	conn := broker(t, "mt-1")
 	s := stream(t, conn, nil)
-	const nodes, enough = 300, 3000
+	const nodes, enough = 100, 1000
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	acked := map[uint64]Record{}

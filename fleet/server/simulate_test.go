@@ -15,7 +15,7 @@ import (
 func TestSimulate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
-			nodes    = 500
+			nodes    = 200
 			interval = time.Minute
 			rounds   = 5
 		)

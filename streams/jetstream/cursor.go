@@ -362,7 +362,40 @@ func (c *cursor) Lag(ctx context.Context) (streams.Lag, error) {
 	} else {
 		c.stuck = 0
 	}
-	return streams.Lag{Pending: info.Pending + way + buffered, Now: info.Now.UTC()}, nil
+	pending := info.Pending + way + buffered
+	if pending == 0 {
+		// The consumer may live where the stream lags. Only the leader of the
+		// stream knows that nothing follows.
+		more, err := c.follows(ctx)
+		if err != nil {
+			return streams.Lag{}, err
+		}
+		pending = more
+	}
+	return streams.Lag{Pending: pending, Now: info.Now.UTC()}, nil
+}
+
+// follows asks the leader whether anything was stored after the newest message
+// received, and returns 1 if so.
+func (c *cursor) follows(ctx context.Context) (uint64, error) {
+	c.mu.Lock()
+	last := c.last
+	c.mu.Unlock()
+	if last == 0 {
+		return 0, nil // nothing was received, so the start may be in the future
+	}
+	filter := c.filter
+	if filter == "" {
+		filter = ">"
+	}
+	_, err := c.d.get(ctx, c.stream, nextBySubject{last + 1, filter})
+	if errors.Is(err, streams.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return 1, nil
 }
 
 func (c *cursor) Done(ctx context.Context, upTo uint64) error {

@@ -150,6 +150,11 @@ type bySeq struct {
 	Seq uint64 `json:"seq"`
 }
 
+type nextBySubject struct {
+	Seq     uint64 `json:"seq"`
+	Subject string `json:"next_by_subj"`
+}
+
 type lastBySubject struct {
 	Subject string `json:"last_by_subj"`
 }

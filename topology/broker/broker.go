@@ -414,9 +414,10 @@ func (b *Broker) LeafURL() string {
 }
 
 // Linked says whether the link to the uplink stands.
-func (b *Broker) Linked() bool { return b.linkWanted && b.solicited() }
-
-func (b *Broker) solicited() bool {
+func (b *Broker) Linked() bool {
+	if !b.linkWanted {
+		return false
+	}
 	z, err := b.srv.Leafz(nil)
 	if err != nil {
 		return false

@@ -1,12 +1,9 @@
 package broker
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 )
 
 // ErrInUse says that another process runs a broker on the store.
@@ -19,11 +16,7 @@ func KeyFile(store, user string) string { return keyFile(store, user) }
 // links, by its listen addresses and the ports that it keeps in the store. It
 // works from another process, and also while the broker does not run.
 func Addresses(store, listen, leaf string) (clientURL, leafURL string, err error) {
-	var kept ports
-	data, err := os.ReadFile(filepath.Join(store, portsFile))
-	if err == nil {
-		err = json.Unmarshal(data, &kept)
-	}
+	kept, err := readPorts(store)
 	if err != nil {
 		return "", "", fmt.Errorf("ports of the broker in %s, which has to run first: %w", store, err)
 	}

@@ -28,15 +28,20 @@ type ports struct {
 
 const portsFile = "ports.json"
 
+func readPorts(store string) (ports, error) {
+	var p ports
+	data, err := os.ReadFile(filepath.Join(store, portsFile))
+	if err == nil {
+		err = json.Unmarshal(data, &p)
+	}
+	return p, err
+}
+
 // listen sets the addresses of the server. A port that is left open is the one
 // that was found the last time, so that clients and links find the broker
 // where they left it.
 func (b *Broker) listen(opts *server.Options, o Options) error {
-	var kept ports
-	data, err := os.ReadFile(filepath.Join(b.store, portsFile))
-	if err == nil {
-		err = json.Unmarshal(data, &kept)
-	}
+	kept, err := readPorts(b.store)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("ports of the last run: %w", err)
 	}
@@ -195,7 +200,7 @@ func makeSeed(file string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp)
+	defer func() { _ = os.Remove(tmp) }() // the file keeps its other name
 	if err := os.Link(tmp, file); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}

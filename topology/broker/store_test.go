@@ -148,6 +148,9 @@ func TestStoreIsLocked(t *testing.T) {
 		}
 		t.Errorf("broker on the store of another process: %v", err)
 	}
+	if url, _, err := broker.Addresses(o.Store, o.Listen, o.Leaf); err != nil || url != b.ClientURL() {
+		t.Errorf("broker of another process is at %s, %v; want %s", url, err, b.ClientURL())
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +174,9 @@ func TestHoldStore(t *testing.T) {
 	if _, err := broker.Start(o); err != nil {
 		t.Fatal(err)
 	}
-	os.Stdout.WriteString(held)
+	if _, err := os.Stdout.WriteString(held); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(time.Minute) // until killed
 }
 
@@ -429,7 +434,7 @@ func TestStartRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	defer func() { _ = taken.Close() }()
 	for name, c := range map[string]struct {
 		change func(*broker.Options)
 		want   string
