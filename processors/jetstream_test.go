@@ -13,17 +13,16 @@ import (
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 	"github.com/weirhq/weir/streams/streamtest"
-	"github.com/weirhq/weir/topology/broker/brokertest"
 )
 
 // TestCrashEquivalenceOnJetStream is D2 on real brokers: one, and a cluster of
 // three, which stores differently.
 func TestCrashEquivalenceOnJetStream(t *testing.T) {
 	t.Run("R1", func(t *testing.T) {
-		onJetStream(t, jetstreamtest.Open(t, brokertest.Single(t, "one"), "one", 1), 10)
+		onJetStream(t, jetstreamtest.Open(t, jetstreamtest.Single(t, "one"), "one", 1), 10)
 	})
 	t.Run("R3", func(t *testing.T) {
-		onJetStream(t, jetstreamtest.Open(t, brokertest.Cluster3(t, "three").Conn(t), "three", 3), 2)
+		onJetStream(t, jetstreamtest.Open(t, jetstreamtest.Cluster3(t, "three").Conn(t), "three", 3), 2)
 	})
 }
 
@@ -140,9 +139,9 @@ func (s *onServer) want(from, to int) {
 // TestBrokerThatLostItsTail puts the source back to an older state, while the
 // target, which is on another broker, keeps what was sent.
 func TestBrokerThatLostItsTail(t *testing.T) {
-	server := brokertest.New(t, "one")
+	server := jetstreamtest.New(t, "one")
 	s := &onServer{T: t, Broker: jetstreamtest.Open(t, server.Conn(t), "one", 1)}
-	target := brokertest.New(t, "two")
+	target := jetstreamtest.New(t, "two")
 	far := &onServer{T: t, Broker: jetstreamtest.Open(t, target.Conn(t), "two", 1)}
 	s.make()
 	far.make()
@@ -181,7 +180,7 @@ func (s *split) run(want error) {
 
 // TestRecreatedSourceOnJetStream deletes the source and makes it again.
 func TestRecreatedSourceOnJetStream(t *testing.T) {
-	s := &onServer{T: t, Broker: jetstreamtest.Open(t, brokertest.Single(t, "one"), "one", 1)}
+	s := &onServer{T: t, Broker: jetstreamtest.Open(t, jetstreamtest.Single(t, "one"), "one", 1)}
 	s.make()
 	s.send(10)
 	if err := s.run(); err != nil {

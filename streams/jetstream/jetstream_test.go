@@ -7,21 +7,20 @@ import (
 
 	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 	"github.com/weirhq/weir/streams/streamtest"
-	"github.com/weirhq/weir/topology/broker/brokertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformanceR1(t *testing.T) {
 	streamtest.Run(t, func(t *testing.T) streamtest.Broker {
-		return jetstreamtest.Open(t, brokertest.Single(t, "one"), "one", 1)
+		return jetstreamtest.Open(t, jetstreamtest.Single(t, "one"), "one", 1)
 	})
 }
 
 // TestConformanceR3 runs on a real cluster of three, which differs: writes are
 // proposed before they are stored, and replicas lag.
 func TestConformanceR3(t *testing.T) {
-	c := brokertest.Cluster3(t, "three")
+	c := jetstreamtest.Cluster3(t, "three")
 	streamtest.Run(t, func(t *testing.T) streamtest.Broker {
 		b := jetstreamtest.Open(t, c.Conn(t), "three", 3)
 		t.Cleanup(func() { b.Wipe(t) })

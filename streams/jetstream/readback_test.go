@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
-	"github.com/weirhq/weir/topology/broker/brokertest"
+	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 )
 
 // These tests look at what D2 and D3 rest on and what no result shows: a read
@@ -101,7 +101,7 @@ func tap(t *testing.T, nc *nats.Conn) *requests {
 // TestPositionsAreReadFromTheLeader: a replica that lags may answer a direct
 // get, so positions, snapshots and leases are never read by one.
 func TestPositionsAreReadFromTheLeader(t *testing.T) {
-	srv := brokertest.New(t, "one")
+	srv := jetstreamtest.New(t, "one")
 	b := openLanding(t, srv.Conn(t), "one", 1)
 	ctx := withTimeout(t)
 	watcher := srv.Conn(t)
@@ -150,7 +150,7 @@ func TestPositionsAreReadFromTheLeader(t *testing.T) {
 // TestReadBackIsNeverOld writes over one server of a cluster and reads back
 // over the others at once, where a replica may not have got the message yet.
 func TestReadBackIsNeverOld(t *testing.T) {
-	c := brokertest.Cluster3(t, "three")
+	c := jetstreamtest.Cluster3(t, "three")
 	b := openLanding(t, c.Conn(t), "three", 3)
 	ctx := withTimeout(t)
 	k := b.Landing(land)
@@ -179,7 +179,7 @@ func TestReadBackIsNeverOld(t *testing.T) {
 // TestFastBatchIsFencedInEveryMessage: when somebody else writes in the middle
 // of a batch, nothing of the batch is stored after it.
 func TestFastBatchIsFencedInEveryMessage(t *testing.T) {
-	srv := brokertest.New(t, "one")
+	srv := jetstreamtest.New(t, "one")
 	b := openLanding(t, srv.Conn(t), "one", 1)
 	ctx := withTimeout(t)
 	k := b.Landing(land)
@@ -231,7 +231,7 @@ func TestFastBatchIsFencedInEveryMessage(t *testing.T) {
 // TestAcknowledgementOfAnother: an answer counts only when it comes from the
 // stream and the domain that were meant.
 func TestAcknowledgementOfAnother(t *testing.T) {
-	srv := brokertest.New(t, "one")
+	srv := jetstreamtest.New(t, "one")
 	b := openLanding(t, srv.Conn(t), "one", 1)
 	ctx := withTimeout(t)
 	other := srv.Conn(t)
@@ -272,7 +272,7 @@ func TestAcknowledgementOfAnother(t *testing.T) {
 // the broker. When that is gone, the next one goes on where the first one was.
 func TestCursorGoesOnAfterARestart(t *testing.T) {
 	t.Parallel() // it waits for a heartbeat that does not come
-	srv := brokertest.New(t, "one")
+	srv := jetstreamtest.New(t, "one")
 	b := jetstreamtest.Open(t, srv.Conn(t), "one", 1)
 	ctx := withTimeout(t)
 	if err := b.Ensure(ctx, streams.Spec{Name: "IN", Subjects: []string{"in.>"}}); err != nil {
@@ -327,7 +327,7 @@ func TestCursorGoesOnAfterARestart(t *testing.T) {
 // TestTrimLeavesWhatWasNotCollected: a landing stream keeps everything that the
 // shared stream has not taken over, however much that is.
 func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
-	b := jetstreamtest.Open(t, brokertest.New(t, "one").Conn(t), "one", 1)
+	b := jetstreamtest.Open(t, jetstreamtest.New(t, "one").Conn(t), "one", 1)
 	ctx := withTimeout(t)
 	landing := streams.Spec{Name: land.Stream, Subjects: []string{land.Prefix + ".>"}, MaxBytes: 1 << 20, Discard: streams.DiscardNew}
 	shared := streams.Spec{Name: "SHARED", Subjects: []string{"z.>"}}
@@ -382,7 +382,7 @@ func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
 // TestLeaseRunsOut: who holds a lease and cannot renew it finds out before
 // another copy may take it over.
 func TestLeaseRunsOut(t *testing.T) {
-	srv := brokertest.New(t, "one")
+	srv := jetstreamtest.New(t, "one")
 	d := jetstreamtest.Open(t, srv.Conn(t), "one", 1)
 	const ttl = time.Second
 	err := d.Lease("x", "me", ttl).Do(withTimeout(t), func(ctx context.Context, held *jetstream.Held) error {

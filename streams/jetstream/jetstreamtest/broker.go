@@ -1,4 +1,8 @@
-// Package jetstreamtest has what tests need of a real JetStream.
+// Package jetstreamtest has what tests need of a real JetStream: servers in
+// process that listen nowhere ([Single], [New]), a cluster on the loopback
+// interface ([Cluster3]), and a [Broker] for the suite of streams/streamtest.
+// Nobody needs to authenticate and nothing is denied; the brokers that weir runs
+// are in topology/broker.
 package jetstreamtest
 
 import (

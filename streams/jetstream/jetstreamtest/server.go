@@ -1,8 +1,4 @@
-// Package brokertest starts nats-servers for tests: one in process that
-// listens nowhere ([Single], [New]), or a real cluster on the loopback
-// interface ([Cluster3]). Nobody needs to authenticate and nothing is denied;
-// the brokers that weir runs are in package broker.
-package brokertest
+package jetstreamtest
 
 import (
 	"errors"

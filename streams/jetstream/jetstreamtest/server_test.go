@@ -1,4 +1,4 @@
-package brokertest_test
+package jetstreamtest_test
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
-	"github.com/weirhq/weir/topology/broker/brokertest"
+	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestSingle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s := brokertest.New(t, "one")
+	s := jetstreamtest.New(t, "one")
 	js, err := jetstream.NewWithDomain(s.Conn(t), "one")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestSingle(t *testing.T) {
 func TestCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c := brokertest.Cluster3(t, "three")
+	c := jetstreamtest.Cluster3(t, "three")
 	js, err := jetstream.New(c.Conn(t))
 	if err != nil {
 		t.Fatal(err)
