@@ -89,7 +89,7 @@ var importRules = []importRule{
 		reason: "JetStream is spoken in streams/jetstream and nowhere else, so that its rules are kept in one place",
 	},
 	{
-		of: []string{"..."}, except: []string{"topology/broker/...", "bench/..."},
+		of: []string{"..."}, except: []string{"topology/broker/...", "streams/jetstream/jetstreamtest", "bench/..."},
 		deny:   []string{"github.com/nats-io/nats-server/..."},
 		reason: "brokers are started in one place, with the accounts and permissions that links rely on",
 	},

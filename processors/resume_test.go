@@ -431,6 +431,18 @@ func TestDeadLettersTellWhyAndBlockNothing(t *testing.T) {
 	})
 }
 
+func TestNoLettersAboutOwnLetters(t *testing.T) {
+	rigged(t, func(r *rig) {
+		r.edit = func(s *processors.Stage) { s.From, s.Stream, s.Selection.Filter = r.b.Source("DEAD", "", "dead.>"), "DEAD", "dead.>" }
+		_, err := r.b.Append(r.Context(), streams.Msg{Subject: "dead.cell.other.x", Data: []byte("bad")})
+		r.ok(err)
+		r.ok(r.run())
+		if n := len(r.b.All("DEAD")); n != 2 {
+			r.Errorf("%d letters, want the other stage's and one about it", n)
+		}
+	})
+}
+
 func TestFullTargetIsWaitedFor(t *testing.T) {
 	rigged(t, func(r *rig) {
 		full := streams.Spec{Name: "LAND", Subjects: []string{"up.cell.it.>"}, MaxMsgs: 4, Discard: streams.DiscardNew}

@@ -185,8 +185,13 @@ func (b *backoff) sleep(ctx context.Context) error {
 // Bounds of a dead letter.
 const maxReason = 1024
 
-// letter queues a message as a dead letter.
+// letter queues a message as a dead letter. A stage that reads dead letters
+// writes none about its own, or it would never come to an end.
 func (r *run) letter(m streams.Msg, reason string, o streams.Origin) {
+	if streams.Match(streams.Dead(r.Overlay, r.UID), m.Subject) {
+		r.Metrics.Errors.Add(1)
+		return
+	}
 	if !r.dead.wants(o) {
 		return
 	}

@@ -44,6 +44,7 @@ type Runner struct {
 	holder  string
 	log     *slog.Logger
 	lease   time.Duration
+	outputs map[string]Output // of the stages of all overlays
 	stages  []*running
 	ready   chan struct{} // closed when the streams exist
 }
@@ -63,7 +64,7 @@ func NewRunner(f *File, overlay string, reg processors.Registry, nc *nats.Conn, 
 		return nil, fmt.Errorf("topology %s has no overlay %q", f.Name, overlay)
 	}
 	r := &Runner{
-		file: f, overlay: o, reg: reg, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease,
+		file: f, overlay: o, reg: reg, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease, outputs: Outputs(f, reg),
 		holder: fmt.Sprintf("%s-%08x", copyName, rand.Uint32()), ready: make(chan struct{}),
 	}
 	for _, s := range o.Stages {
@@ -225,39 +226,23 @@ func (r *Runner) build(s *Stage) (processors.Stage, error) {
 	if s.From.Overlay != r.overlay.Name {
 		st.Stream = s.From.Overlay + "/" + s.From.Stream
 	}
-	target := r.file.Overlay(s.To.Overlay).Stream(s.To.Stream)
-	concern, _, _ := strings.Cut(target.Subjects[0], ".")
+	specs := r.file.Specs(s.To.Overlay)
+	i := slices.IndexFunc(specs, func(t streams.Spec) bool { return t.Name == s.To.Stream })
+	if i < 0 {
+		return processors.Stage{}, fmt.Errorf("stage %s: overlay %s has no stream %s", s.UID, s.To.Overlay, s.To.Stream)
+	}
+	concern, _, _ := strings.Cut(specs[i].Subjects[0], ".")
 	st.Gap = streams.GapSubject(concern, r.overlay.Name, s.UID)
 	if s.Crosses() {
 		st.To = r.domain(s.To.Overlay).Landing(streams.Landing(r.overlay.Name, s.UID))
 		return st, nil
 	}
-	space := outputSpace(proc, sel, target)
-	st.To = local.Shared(target.Name, space)
+	space := r.outputs[r.overlay.Name+"/"+s.UID].Space
+	st.To = local.Shared(s.To.Stream, space)
 	if !streams.Match(space, st.Gap) {
-		st.Gap = ""
+		st.Gap = "" // lint says so
 	}
 	return st, nil
-}
-
-// outputSpace is the pattern of the subjects that a stage writes to in a
-// stream of its own overlay: what its processor says, as far as the stream
-// stores it, or else all that the stream stores.
-func outputSpace(p processors.Processor, sel processors.Selection, target *Stream) string {
-	if router, ok := p.(processors.Router); ok {
-		in := sel.Filter
-		if in == "" {
-			in = ">"
-		}
-		if out, ok := router.Route(in); ok {
-			for _, subject := range target.Subjects {
-				if space, ok := streams.Intersect(out, subject); ok {
-					return space
-				}
-			}
-		}
-	}
-	return target.Subjects[0]
 }
 
 // configHash tells whether the configuration of a stage has changed.
@@ -277,38 +262,8 @@ func (r *Runner) collectors() []*jetstream.Collector {
 	for _, o := range r.file.Overlays {
 		for _, s := range o.Stages {
 			if s.Crosses() && s.To.Overlay == r.overlay.Name {
-				out = append(out, d.Collector(streams.Landing(o.Name, s.UID), s.To.Stream, r.arriving(o, s)))
+				out = append(out, d.Collector(streams.Landing(o.Name, s.UID), s.To.Stream, r.outputs[o.Name+"/"+s.UID].Patterns))
 			}
-		}
-	}
-	return out
-}
-
-// arriving lists the patterns of the subjects that a stage of another overlay
-// sends for what its source stores first-hand.
-func (r *Runner) arriving(o *Overlay, s *Stage) []string {
-	from := r.file.Overlay(s.From.Overlay).Stream(s.From.Stream)
-	def, ok := r.reg[s.Kind]
-	if from == nil || !ok {
-		return nil
-	}
-	p, err := def.Build(s.With, processors.Self{Overlay: o.Name, Stage: s.UID})
-	if err != nil {
-		return nil
-	}
-	router, ok := p.(processors.Router)
-	if !ok {
-		return nil
-	}
-	var out []string
-	for _, in := range from.Subjects {
-		if sel, ok := p.(processors.Selector); ok && sel.Select().Filter != "" {
-			if in, ok = streams.Intersect(in, sel.Select().Filter); !ok {
-				continue
-			}
-		}
-		if pattern, ok := router.Route(in); ok {
-			out = append(out, pattern)
 		}
 	}
 	return out

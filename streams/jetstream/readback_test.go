@@ -14,7 +14,6 @@ import (
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
-	"github.com/weirhq/weir/streams/jetstream/jetstreamtest"
 )
 
 // These tests look at what D2 and D3 rest on and what no result shows: a read
