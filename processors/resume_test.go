@@ -334,7 +334,7 @@ type mute struct {
 	n int
 }
 
-func (m *mute) Save(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+func (m *mute) Save(_ context.Context, key string, value []byte, rev uint64) (uint64, error) {
 	if m.n++; m.n > 1 {
 		panic("killed")
 	}
@@ -433,7 +433,9 @@ func TestDeadLettersTellWhyAndBlockNothing(t *testing.T) {
 
 func TestNoLettersAboutOwnLetters(t *testing.T) {
 	rigged(t, func(r *rig) {
-		r.edit = func(s *processors.Stage) { s.From, s.Stream, s.Selection.Filter = r.b.Source("DEAD", "", "dead.>"), "DEAD", "dead.>" }
+		r.edit = func(s *processors.Stage) {
+			s.From, s.Stream, s.Selection.Filter = r.b.Source("DEAD", "", "dead.>"), "DEAD", "dead.>"
+		}
 		_, err := r.b.Append(r.Context(), streams.Msg{Subject: "dead.cell.other.x", Data: []byte("bad")})
 		r.ok(err)
 		r.ok(r.run())

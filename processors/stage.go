@@ -108,8 +108,8 @@ type run struct {
 // it finishes the batch in hand within Grace, saves a snapshot and returns nil.
 // Any other end is an error; starting again is always safe.
 func (s Stage) Run(ctx context.Context) error {
-	s.defaults()
-	r := &run{Stage: s}
+	r := &run{Stage: s.withDefaults()}
+	s = r.Stage
 	r.to = &target{run: r, name: "target", sink: s.To}
 	r.dead = &target{run: r, name: "dead letters", sink: s.Dead}
 	r.ticker, _ = s.Processor.(Ticker)
@@ -137,7 +137,7 @@ func (s Stage) Run(ctx context.Context) error {
 	return nil
 }
 
-func (s *Stage) defaults() {
+func (s Stage) withDefaults() Stage {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v
@@ -156,6 +156,7 @@ func (s *Stage) defaults() {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
+	return s
 }
 
 // graceful is a context that outlives ctx by the grace.
@@ -179,7 +180,7 @@ func (r *run) loop(ctx, work context.Context) error {
 		cancel()
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how a stage is stopped
 		case errors.Is(err, context.DeadlineExceeded):
 			if err := r.atRest(work); err != nil {
 				return err

@@ -164,15 +164,15 @@ func (t *target) settle(ctx context.Context, origins []streams.Origin, wait *bac
 
 // Limits of the pause between two tries.
 const (
-	backoffMin = 20 * time.Millisecond
-	backoffMax = 5 * time.Second
+	firstPause   = 20 * time.Millisecond
+	longestPause = 5 * time.Second
 )
 
 // backoff grows the pause between tries, with jitter of a half.
 type backoff struct{ n int }
 
 func (b *backoff) sleep(ctx context.Context) error {
-	d := min(backoffMax, backoffMin<<min(b.n, 10))
+	d := min(longestPause, firstPause<<min(b.n, 10))
 	b.n++
 	select {
 	case <-ctx.Done():

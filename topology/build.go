@@ -37,8 +37,7 @@ func (c *check) build(w *wire) bool {
 		}
 		// Unknown keys come one at a time and in no order: take each out and go
 		// on, so that all of them are found.
-		var unknown *yaml.UnknownFieldError
-		if errors.As(err, &unknown) {
+		if unknown, ok := errors.AsType[*yaml.UnknownFieldError](err); ok {
 			if rest, ok := without(with, unknown.Token); ok {
 				c.unknown(w, unknown.Token)
 				with = rest
@@ -86,7 +85,7 @@ func withPos(s *Stage) Pos {
 // unknown reports a key that a kind does not have.
 func (c *check) unknown(w *wire, t *token.Token) {
 	p := withPos(w.stage)
-	walk(w.stage.With, p.Path, func(path string, key, value ast.Node) bool {
+	walk(w.stage.With, p.Path, func(path string, key, _ ast.Node) bool {
 		if key == nil || key.GetToken() != t {
 			return true
 		}
@@ -101,7 +100,8 @@ func (c *check) unknown(w *wire, t *token.Token) {
 // refused reports why a kind does not take its configuration, at the value
 // that it is about as far as that can be told.
 func (c *check) refused(w *wire, err error) {
-	p, message := withPos(w.stage), ""
+	p := withPos(w.stage)
+	var message string
 	if y, ok := yamlError(err); ok && y.GetToken() != nil {
 		t := y.GetToken()
 		message = yamlMessage(y)

@@ -108,7 +108,7 @@ func (c *check) names() {
 		var path []string
 		for n := o; n != nil && !done[n.Name]; n = c.overlays[n.Uplink] {
 			if i := slices.Index(path, n.Name); i >= 0 {
-				round := append(path[i:], n.Name)
+				round := append(slices.Clone(path[i:]), n.Name)
 				c.report(cUplinkCycle, c.src.pos(n.Pos, "uplink"), n, "uplinks go in a circle: "+strings.Join(round, " -> "),
 					"remove the uplink of the overlay that is the top")
 				break
@@ -403,24 +403,24 @@ func (c *check) programs(o *Overlay) {
 
 // types compares the formats of a stage's ends with those of its kind.
 func (c *check) types(w *wire) {
-	any := func(s string) bool { return s == "" || s == processors.AnySchema }
+	free := func(s string) bool { return s == "" || s == processors.AnySchema }
 	in, out := w.doc.In, w.doc.Out
 	have := w.from.spec.Schema
 	if in == processors.SameSchema {
 		in = processors.AnySchema
 	}
-	if !any(in) && !any(have) && in != have {
+	if !free(in) && !free(have) && in != have {
 		c.report(cSchema, w.stage.From.Pos, w.overlay, fmt.Sprintf("stage %s reads %s, which holds %s, but kind %s accepts %s", w.stage.Name, w.from, have, w.stage.Kind, in),
 			"read another stream, or put a stage before it that converts")
 		return
 	}
 	if out == processors.SameSchema {
 		out = have
-		if any(out) {
+		if free(out) {
 			out = in
 		}
 	}
-	if want := w.to.spec.Schema; !any(out) && !any(want) && out != want {
+	if want := w.to.spec.Schema; !free(out) && !free(want) && out != want {
 		c.report(cSchema, w.stage.To.Pos, w.overlay, fmt.Sprintf("stage %s emits %s, but %s holds %s", w.stage.Name, out, w.to, want),
 			fmt.Sprintf("write to a stream with schema: %s", out))
 	}

@@ -72,7 +72,8 @@ func (d *decoder) declared(name string) (streams.Spec, bool) {
 func (d *decoder) streams(o *Overlay, v value) {
 	seen := map[string]bool{}
 	v.list(func(v value) {
-		name, body := "", value{}
+		var name string
+		var body value
 		switch n := v.node.(type) {
 		case *ast.MappingNode:
 			if len(n.Values) != 1 {

@@ -140,7 +140,7 @@ func TestGrantsDownward(t *testing.T) {
 		From: topology.Endpoint{Overlay: "hub", Stream: "ORDERS"}, To: topology.Endpoint{Overlay: "mt-1", Stream: "ORDERS"},
 	}}
 	links := topology.Links(f)
-	has := func(list []string, s string) bool { return slices.Contains(list, s) }
+	has := slices.Contains[[]string]
 	if l := links[0]; !has(l.Subscribe, "up.hub.push.>") || !has(l.Subscribe, "$JS.mt-1.API.STREAM.MSG.GET.UP_hub_push") ||
 		!has(l.Publish, "_INBOX.hub.>") || has(l.Private, "$JS.mt-1.API.>") {
 		t.Errorf("link of mt-1: %+v", l)

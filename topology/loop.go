@@ -154,11 +154,11 @@ func (l *loop) tell(rest []hop) {
 	for i, h := range round {
 		key[i] = h.by.id()
 	}
-	if k := rotate(key); l.told[k] {
+	k := rotate(key)
+	if l.told[k] {
 		return
-	} else {
-		l.told[k] = true
 	}
+	l.told[k] = true
 	// People look at a loop from below: begin where it leaves its overlay.
 	up := func(h hop) bool { return h.by.overlay == h.by.from.overlay && !h.by.local() }
 	fix := "give one of these stages a filter that keeps out what came from the other side"

@@ -27,8 +27,8 @@ const DefaultLease = 2500 * time.Millisecond
 
 // Pauses of a Runner.
 const (
-	restartMin   = 100 * time.Millisecond
-	restartMax   = 5 * time.Second
+	firstRestart = 100 * time.Millisecond
+	lastRestart  = 5 * time.Second
 	operatorWait = 30 * time.Second // before a stage is tried again that an operator has to look at
 	collectEvery = 5 * time.Second
 )
@@ -84,7 +84,7 @@ func (r *Runner) Ready() <-chan struct{} { return r.ready }
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.ensure(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how a runner is stopped
 		}
 		return fmt.Errorf("overlay %s: %w", r.overlay.Name, err)
 	}
@@ -114,7 +114,7 @@ func (r *Runner) ensure(ctx context.Context) error {
 	// What is collected has to exist before what collects it.
 	slices.SortStableFunc(specs, func(a, b streams.Spec) int { return len(a.Sources) - len(b.Sources) })
 	d := r.domain(r.overlay.Name)
-	for wait := restartMin; ; wait = min(2*wait, restartMax) {
+	for wait := firstRestart; ; wait = min(2*wait, lastRestart) {
 		err := d.EnsureState(ctx, replicas)
 		if err == nil {
 			err = d.Ensure(ctx, specs...)
@@ -144,7 +144,7 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 	log := r.log.With("stage", s.UID)
 	lease := r.domain(r.overlay.Name).Lease(s.UID, r.holder, r.lease)
 	defer func() { _ = lease.Close() }() // the connection ends soon
-	for wait := restartMin; ctx.Err() == nil; {
+	for wait := firstRestart; ctx.Err() == nil; {
 		began := time.Now()
 		err := lease.Do(ctx, func(ctx context.Context, held *jetstream.Held) error {
 			s.metrics.Active.Store(true)
@@ -167,7 +167,7 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 		s.failure.Store(&text)
 		s.metrics.Errors.Add(1)
 		if time.Since(began) > time.Minute {
-			wait = restartMin
+			wait = firstRestart
 		}
 		if errors.Is(err, processors.ErrSourceChanged) || errors.Is(err, processors.ErrNotDrained) || errors.Is(err, streams.ErrLost) {
 			log.Error("stage needs an operator", "error", err)
@@ -178,7 +178,7 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 		if !sleep(ctx, wait) {
 			return
 		}
-		wait = min(2*wait, restartMax)
+		wait = min(2*wait, lastRestart)
 	}
 }
 
@@ -286,7 +286,7 @@ func (r *Runner) collect(ctx context.Context, all []*jetstream.Collector) {
 		})
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("collecting", "error", err)
-			sleep(ctx, restartMax)
+			sleep(ctx, lastRestart)
 		}
 	}
 }

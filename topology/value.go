@@ -125,10 +125,10 @@ func (v value) each(noun string, read func(name string, v value)) {
 }
 
 // list reads a list; nothing counts as an empty one.
-func (v value) list(read func(value)) bool {
+func (v value) list(read func(value)) {
 	switch n := v.node.(type) {
 	case *ast.NullNode:
-		return true
+		return
 	case *ast.SequenceNode:
 		for i, e := range n.Values {
 			sub := value{v.d, e, fmt.Sprintf("%s[%d]", v.path, i), v.in}
@@ -137,14 +137,13 @@ func (v value) list(read func(value)) bool {
 				read(sub)
 			}
 		}
-		return true
+		return
 	}
 	fix := ""
 	if s, ok := scalarText(v.node); ok {
 		fix = fmt.Sprintf("write it as a list: [%s]", s)
 	}
 	v.want("a list", fix)
-	return false
 }
 
 // text reads text and fills in its placeholders.

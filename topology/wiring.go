@@ -107,14 +107,13 @@ type list struct {
 	have  map[string]bool
 }
 
-func (l *list) add(word string) bool {
+func (l *list) add(word string) {
 	if l.have[word] {
-		return false
+		return
 	}
 	if l.have == nil {
 		l.have = map[string]bool{}
 	}
 	l.have[word] = true
 	l.words = append(l.words, word)
-	return true
 }

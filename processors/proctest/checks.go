@@ -228,7 +228,7 @@ func recordState(build builder, steps []step) (all []result, state []byte, err e
 	if err != nil {
 		return nil, nil, err
 	}
-	state, _, err = snapshot(p)
+	state, err = snapshot(p)
 	return all, state, err
 }
 
@@ -306,7 +306,7 @@ func restart(build builder, steps []step, limit int) error {
 		return err
 	}
 	states := make([][]byte, len(steps)+1)
-	states[0], _, err = snapshot(p)
+	states[0], err = snapshot(p)
 	if err != nil {
 		return err
 	}
@@ -314,10 +314,10 @@ func restart(build builder, steps []step, limit int) error {
 		if err := sameResult(want[i], res); err != nil {
 			return fmt.Errorf("taking a snapshot after each step changes what follows: %w", err)
 		}
-		if states[i+1], _, err = snapshot(p); err != nil {
+		if states[i+1], err = snapshot(p); err != nil {
 			return err
 		}
-		if again, _, err := snapshot(p); err != nil || !bytes.Equal(again, states[i+1]) {
+		if again, err := snapshot(p); err != nil || !bytes.Equal(again, states[i+1]) {
 			return errors.Join(err, fmt.Errorf("two snapshots of the same state differ: %.300q and %.300q", states[i+1], again))
 		}
 		return nil
@@ -345,7 +345,7 @@ func restartAt(build builder, steps []step, n int, want []result, states [][]byt
 			return fmt.Errorf("restore: %w", err)
 		}
 		scribble(streams.Msg{Data: state}) // the buffer is the caller's
-		if again, _, err := snapshot(p); err != nil || !bytes.Equal(again, states[n]) {
+		if again, err := snapshot(p); err != nil || !bytes.Equal(again, states[n]) {
 			return errors.Join(err, fmt.Errorf("the snapshot is another: %.300q and %.300q", states[n], again))
 		}
 	}
@@ -355,7 +355,7 @@ func restartAt(build builder, steps []step, n int, want []result, states [][]byt
 	if err != nil {
 		return err
 	}
-	end, _, err := snapshot(p)
+	end, err := snapshot(p)
 	if err == nil && !bytes.Equal(end, states[len(steps)]) {
 		err = fmt.Errorf("the snapshot at the end is another: %.300q and %.300q", states[len(steps)], end)
 	}
@@ -391,14 +391,14 @@ func unnoticed(build builder, steps []step, what string, is func(step, result) b
 	if err != nil {
 		return err
 	}
-	state, _, err := snapshot(p)
+	state, err := snapshot(p)
 	if err != nil {
 		return err
 	}
 	var rest []step
 	var want []result
 	err = resume(p, steps, 0, func(i int, p processors.Processor, s step, res result) error {
-		now, _, err := snapshot(p)
+		now, err := snapshot(p)
 		if err != nil {
 			return err
 		}

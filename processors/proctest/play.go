@@ -90,16 +90,17 @@ func at(steps []step, i int, err error) error {
 	return fmt.Errorf("step %d, %.300s: %w", i+1, bytes.TrimSpace(b.Bytes()), err)
 }
 
-// snapshot returns the state of a processor, and false when it has none to save.
-func snapshot(p processors.Processor) (state []byte, ok bool, err error) {
+// snapshot returns the state of a processor, or nil when it has none to save.
+func snapshot(p processors.Processor) ([]byte, error) {
 	s, ok := p.(processors.Snapshotter)
 	if !ok {
-		return nil, false, nil
+		return nil, nil
 	}
-	if state, err = s.Snapshot(); err != nil {
-		return nil, true, fmt.Errorf("snapshot: %w", err)
+	state, err := s.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	return bytes.Clone(state), true, nil
+	return bytes.Clone(state), nil
 }
 
 // selected returns which steps reach the processor.

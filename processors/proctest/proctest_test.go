@@ -29,7 +29,6 @@ type counter struct {
 	Keys map[string]*entry
 
 	hidden int // state that snapshots forget
-	held   [][]byte
 	buf    []byte
 	inputs []streams.Msg
 }
@@ -43,7 +42,7 @@ type entry struct {
 type faults struct {
 	clock, mapOrder, hidden, changeHeader, changeHeaderLater, changeValues, changeData, appendData,
 	shareHeader, reuseBuffer, keepOutput, silentTick, errorState, errorWithOutput, badSubject, control,
-	lines, misroute, restoreAlias, panics bool
+	lines, misroute, panics bool
 	global *int
 }
 
@@ -261,7 +260,7 @@ func faultsOf(t *testing.T, def processors.Definition, text string) map[string]e
 // stateful has state and no snapshot.
 type stateful struct{ n int }
 
-func (s *stateful) Process(m streams.Msg) ([]streams.Msg, error) {
+func (s *stateful) Process(streams.Msg) ([]streams.Msg, error) {
 	s.n++
 	return []streams.Msg{{Subject: "x", Data: fmt.Append(nil, s.n)}}, nil
 }
@@ -288,7 +287,7 @@ func (unordered) Snapshot() ([]byte, error) {
 // alias keeps the buffer that it was restored from.
 type alias struct{ state []byte }
 
-func (a *alias) Process(m streams.Msg) ([]streams.Msg, error) {
+func (a *alias) Process(streams.Msg) ([]streams.Msg, error) {
 	a.state = append(bytes.Clone(a.state), 'x')
 	return nil, nil
 }

@@ -25,8 +25,6 @@ const (
 	hdrBatchCommit      = "Nats-Batch-Commit"
 )
 
-var atomicHeaders = []string{hdrExpectSubjectSeq, hdrExpectSubject, hdrExpectStream, hdrBatchID, hdrBatchSeq, hdrBatchCommit}
-
 const (
 	atomicMax   = 1000 // messages in an atomic batch, the limit of the server
 	fastFlow    = 500  // messages for each acknowledgement of a fast batch, the most the server grants
@@ -184,7 +182,7 @@ func (b *batch) atomic(ctx context.Context, msgs []streams.Msg, space string, la
 		if h == nil {
 			h = nats.Header{}
 		}
-		for _, name := range atomicHeaders { // a message that is tried again carries those of last time
+		for _, name := range [...]string{hdrExpectSubjectSeq, hdrExpectSubject, hdrExpectStream, hdrBatchID, hdrBatchSeq, hdrBatchCommit} { // a message that is tried again carries those of last time
 			delete(h, name)
 		}
 		if i == 0 {

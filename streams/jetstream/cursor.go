@@ -407,6 +407,7 @@ func (c *cursor) Done(ctx context.Context, upTo uint64) error {
 
 func (c *cursor) Close() error {
 	c.drop()
+	// The consumer goes in any case, this only spares the broker the wait.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err := c.d.api(ctx, "CONSUMER.DELETE."+c.stream+"."+c.name, nil, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -146,9 +147,12 @@ func TestPositionsAreReadFromTheLeader(t *testing.T) {
 	}
 }
 
-// TestReadBackIsNeverOld writes over one server of a cluster and reads back
-// over the others at once, where a replica may not have got the message yet.
+// TestReadBackIsNeverOld reads back over every server of a cluster as soon as a
+// batch is acknowledged, when two of them have not stored all of it yet. It goes
+// on until a direct get was seen to be old, which replicas answer only some
+// seconds after their stream was made.
 func TestReadBackIsNeverOld(t *testing.T) {
+	t.Parallel()
 	c := jetstreamtest.Cluster3(t, "three")
 	b := openLanding(t, c.Conn(t), "three", 3)
 	ctx := withTimeout(t)
@@ -156,23 +160,64 @@ func TestReadBackIsNeverOld(t *testing.T) {
 	if _, err := k.Last(ctx); err != nil {
 		t.Fatal(err)
 	}
-	var readers []streams.Sink
-	for range 6 { // each is connected to one of the servers
-		readers = append(readers, jetstream.New(c.Conn(t), "three").Landing(land))
-	}
-	const writes = 300
-	for i := 1; i <= writes; i++ {
-		if _, err := k.Publish(ctx, written(i, 1)); err != nil {
-			t.Fatal(err)
-		}
-		p, err := readers[i%len(readers)].Last(ctx)
+	var readers []reader
+	for url := range strings.SplitSeq(c.URLs(), ",") {
+		nc, err := nats.Connect(url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Origin.Seq != uint64(i) {
-			t.Fatalf("output %d was stored, and %d was read back", i, p.Origin.Seq)
+		t.Cleanup(nc.Close)
+		readers = append(readers, reader{nc, jetstream.New(nc, "three").Landing(land)})
+	}
+	const n = 500
+	old, batches := 0, 0
+	for began := time.Now(); old < 5 && time.Since(began) < 15*time.Second; batches++ {
+		if _, err := k.Publish(ctx, written(batches*n+1, n)); err != nil {
+			t.Fatal(err)
+		}
+		want := uint64((batches + 1) * n)
+		var wg sync.WaitGroup
+		var direct [3]uint64
+		for i, r := range readers {
+			wg.Go(func() {
+				p, err := r.Last(ctx)
+				if err != nil || p.Origin.Seq != want {
+					t.Errorf("output %d was stored, and %d was read back (%v)", want, p.Origin.Seq, err)
+				}
+			})
+			wg.Go(func() { direct[i] = r.direct(ctx) })
+		}
+		wg.Wait()
+		for _, seq := range direct {
+			if seq < want {
+				old++
+			}
+		}
+		if t.Failed() {
+			return
 		}
 	}
+	t.Logf("%d batches, after which %d direct gets were old", batches, old)
+}
+
+// reader reads over one server of a cluster.
+type reader struct {
+	nc *nats.Conn
+	streams.Sink
+}
+
+// direct reads the newest sequence of the landing stream in the way that weir
+// must not. It is 0 when nobody answers.
+func (r reader) direct(ctx context.Context) uint64 {
+	m, err := r.nc.RequestWithContext(ctx, "$JS.three.API.DIRECT.GET."+land.Stream, []byte(`{"last_by_subj":"`+land.Prefix+`.>"}`))
+	if err != nil {
+		return 0
+	}
+	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seq
 }
 
 // TestFastBatchIsFencedInEveryMessage: when somebody else writes in the middle

@@ -206,8 +206,8 @@ func (s *stream) admit(m streams.Msg) error {
 func (s *stream) trim() {
 	newest := s.msgs[len(s.msgs)-1].Subject
 	if n := s.spec.MaxMsgsPerSubject; n > 0 {
-		for i := len(s.msgs) - 1; i >= 0; i-- {
-			if s.msgs[i].Subject == newest {
+		for i, m := range slices.Backward(s.msgs) {
+			if m.Subject == newest {
 				if n--; n < 0 {
 					s.msgs = slices.Delete(s.msgs, i, i+1)
 				}

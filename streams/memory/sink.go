@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/weirhq/weir/streams"
 )
@@ -38,9 +39,9 @@ func (k *sink) Last(context.Context) (streams.Position, error) {
 }
 
 func (k *sink) newest(st *stream) (streams.Msg, bool) {
-	for i := len(st.msgs) - 1; i >= 0; i-- {
-		if streams.Match(k.space, st.msgs[i].Subject) {
-			return st.msgs[i], true
+	for _, m := range slices.Backward(st.msgs) {
+		if streams.Match(k.space, m.Subject) {
+			return m, true
 		}
 	}
 	return streams.Msg{}, false

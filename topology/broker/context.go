@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,7 +39,7 @@ func (b *Broker) writeContext(dir, name, user string) error {
 		return fmt.Errorf("broker of overlay %s has no user %q", b.overlay, user)
 	}
 	if name == "" || strings.ContainsAny(name, `/\`) || strings.Contains(name, "..") {
-		return fmt.Errorf("not a name for a context")
+		return errors.New("not a name for a context")
 	}
 	data, err := json.MarshalIndent(natsContext{
 		Description: "weir overlay " + b.overlay + " as " + user,

@@ -430,7 +430,7 @@ func TestLanding(t *testing.T) {
 	if err != nil || !strings.Contains(string(m.Data), l.Prefix+".x") {
 		t.Errorf("read back: %v", err)
 	}
-	if n := pull(t, ctx, js, l.Stream, 3); n != 3 {
+	if n := pull(ctx, t, js, l.Stream, 3); n != 3 {
 		t.Errorf("pulled %d messages", n)
 	}
 
@@ -451,7 +451,7 @@ func TestLanding(t *testing.T) {
 
 // pull reads n messages with an ordered consumer, which needs no
 // acknowledgements, and ends it.
-func pull(t *testing.T, ctx context.Context, js jetstream.JetStream, stream string, n int) int {
+func pull(ctx context.Context, t *testing.T, js jetstream.JetStream, stream string, n int) int {
 	t.Helper()
 	cons, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
@@ -488,7 +488,7 @@ func TestOrdersComeDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := pull(t, ctx, js, "ORDERS", 3); n != 3 {
+	if n := pull(ctx, t, js, "ORDERS", 3); n != 3 {
 		t.Errorf("pulled %d messages", n)
 	}
 	cons, err := js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{
@@ -634,7 +634,7 @@ func TestPrivateStaysPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := pull(t, ctx, js, "ORDERS", 1); n != 1 {
+	if n := pull(ctx, t, js, "ORDERS", 1); n != 1 {
 		t.Errorf("pulled %d orders", n)
 	}
 	if ack, err := js.Publish(ctx, landing("mt-1").Prefix+".x", nil); err != nil || ack.Domain != "hub" {

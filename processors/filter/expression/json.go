@@ -99,7 +99,7 @@ func plain(v any) (any, error) {
 	case reflect.Map:
 		out := make(map[string]any, r.Len())
 		for it := r.MapRange(); it.Next(); {
-			k, ok := it.Key().Interface().(string)
+			k, ok := reflect.TypeAssert[string](it.Key())
 			if !ok {
 				return nil, errNotJSON
 			}

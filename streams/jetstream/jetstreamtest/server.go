@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -251,14 +252,11 @@ func (c *Cluster) Stop() {
 
 // URLs is what a client needs to reach all servers.
 func (c *Cluster) URLs() string {
-	var u string
+	var u []string
 	for i := range c.opts {
-		if i > 0 {
-			u += ","
-		}
-		u += "nats://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts[i].Port))
+		u = append(u, "nats://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts[i].Port)))
 	}
-	return u
+	return strings.Join(u, ",")
 }
 
 // Conn connects to the cluster until the test ends. The connection goes to

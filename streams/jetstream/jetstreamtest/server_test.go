@@ -67,16 +67,16 @@ func TestCluster(t *testing.T) {
 		t.Fatal("no leader after an acknowledged publish")
 	}
 	c.Kill(leader)
-	publish(t, ctx, js)
+	publish(ctx, t, js)
 	if err := c.Restart(leader); err != nil {
 		t.Fatal(err)
 	}
-	publish(t, ctx, js)
+	publish(ctx, t, js)
 }
 
 // publish publishes until there is an acknowledgement. Each attempt is short:
 // one that reached a leader which was about to end is never answered.
-func publish(t *testing.T, ctx context.Context, js jetstream.JetStream) {
+func publish(ctx context.Context, t *testing.T, js jetstream.JetStream) {
 	t.Helper()
 	for {
 		short, cancel := context.WithTimeout(ctx, time.Second)
