@@ -30,6 +30,14 @@ const (
 	cursorInactive = time.Minute       // the broker removes a cursor that nobody pulls from
 )
 
+// A batch costs its writer a round trip. So while the broker says that more is
+// on its way, Next waits a moment for a batch that is worth it.
+const (
+	gatherMsgs  = 1000
+	gatherPause = 500 * time.Microsecond
+	gatherTries = 4
+)
+
 // Source reads a stream of the domain, limited to the subjects of the filter
 // unless it is empty. If durable is not empty, a consumer of that name shows
 // the position to operators: see [streams.Cursor.Done].
@@ -126,6 +134,7 @@ type cursor struct {
 	mu       sync.Mutex
 	buf      []streams.Msg
 	last     uint64 // stream sequence of the newest message received, over all consumers
+	behind   uint64 // messages that match and follow the newest one, by the broker's count
 	received uint64 // messages received from the present consumer: its consumer sequence
 	pulled   int    // messages asked for and not delivered yet
 	seen     time.Time
@@ -192,10 +201,10 @@ func (c *cursor) receive(m *nats.Msg) {
 	c.seen = time.Now()
 	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
 		c.status(status, m.Header)
-	} else if seq, cseq, at, ok := parseAck(m.Reply); !ok || cseq != c.received+1 {
+	} else if seq, cseq, at, pending, ok := parseAck(m.Reply); !ok || cseq != c.received+1 {
 		c.broken = fmt.Errorf("stream %s: message %d of the consumer is missing", c.stream, c.received+1)
 	} else {
-		c.received, c.last = cseq, seq
+		c.received, c.last, c.behind = cseq, seq, pending
 		c.pulled--
 		c.buf = append(c.buf, streams.Msg{
 			Subject: m.Subject, Header: streams.Header(m.Header), Data: m.Data,
@@ -235,13 +244,13 @@ func (c *cursor) unpull(h nats.Header) {
 	c.pulled -= n
 }
 
-// parseAck reads stream sequence, consumer sequence and store time from the
-// reply subject of a delivered message,
+// parseAck reads stream sequence, consumer sequence, store time and the number
+// of messages that follow from the reply subject of a delivered message,
 // $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>].
-func parseAck(reply string) (seq, cseq uint64, at int64, ok bool) {
+func parseAck(reply string) (seq, cseq uint64, at int64, pending uint64, ok bool) {
 	const prefix = "$JS.ACK."
 	if !strings.HasPrefix(reply, prefix) {
-		return 0, 0, 0, false
+		return 0, 0, 0, 0, false
 	}
 	skip := 3 // stream, consumer, deliveries
 	if strings.Count(reply, ".") > 8 {
@@ -250,21 +259,21 @@ func parseAck(reply string) (seq, cseq uint64, at int64, ok bool) {
 	rest := reply[len(prefix):]
 	for range skip {
 		if _, rest, ok = strings.Cut(rest, "."); !ok {
-			return 0, 0, 0, false
+			return 0, 0, 0, 0, false
 		}
 	}
-	var n [3]uint64
+	var n [4]uint64
 	for i := range n {
 		var tok string
-		if tok, rest, ok = strings.Cut(rest, "."); !ok {
-			return 0, 0, 0, false
+		if tok, rest, ok = strings.Cut(rest, "."); !ok && i < len(n)-1 {
+			return 0, 0, 0, 0, false
 		}
 		var err error
 		if n[i], err = strconv.ParseUint(tok, 10, 63); err != nil {
-			return 0, 0, 0, false
+			return 0, 0, 0, 0, false
 		}
 	}
-	return n[0], n[1], int64(n[2]), true
+	return n[0], n[1], int64(n[2]), n[3], true
 }
 
 type pullRequest struct {
@@ -303,11 +312,17 @@ func (c *cursor) pull() error {
 func (c *cursor) Next(ctx context.Context) ([]streams.Msg, error) {
 	heartbeat := time.NewTimer(heartbeatGrace)
 	defer heartbeat.Stop()
-	for {
+	for tries := 0; ; {
 		if err := c.pull(); err != nil {
 			return nil, err
 		}
 		c.mu.Lock()
+		if n := len(c.buf); n > 0 && n < gatherMsgs && c.behind > 0 && c.pulled > 0 && c.broken == nil && tries < gatherTries {
+			c.mu.Unlock()
+			time.Sleep(gatherPause)
+			tries++
+			continue
+		}
 		if len(c.buf) > 0 {
 			c.out, c.buf = c.buf, c.out[:0]
 			c.mu.Unlock()
