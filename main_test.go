@@ -424,3 +424,25 @@ func TestBrokersComeAndGo(t *testing.T) {
 	}
 	f.arrived()
 }
+
+// TestEmbeddedBrokerMovesOn kills the process that runs the embedded broker of
+// a cell: the copy beside it runs the broker, and the stages, from then on.
+func TestEmbeddedBrokerMovesOn(t *testing.T) {
+	store := t.TempDir()
+	run := func(overlay string) *process {
+		return start(t, "weir", "run", "deploy/laptop.yaml", "--overlay", overlay, "--store", store, "-v")
+	}
+	run("hub")
+	eventually(t, "the hub has its ports", func() bool { _, err := os.Stat(filepath.Join(store, "hub", "ports.json")); return err == nil })
+	a := run("mt-1")
+	eventually(t, "the first copy is active", func() bool { return strings.Contains(a.out.String(), "stage=raise") })
+	b := run("mt-1")
+	eventually(t, "the second copy has connected to the first", func() bool { return strings.Contains(b.out.String(), "another process runs the embedded broker") })
+	a.kill()
+	eventually(t, "the second copy runs the broker", func() bool { return strings.Contains(b.out.String(), "it runs here now") })
+	eventually(t, "the second copy is active", func() bool { return strings.Contains(b.out.String(), "stage is active here\" overlay=mt-1 stage=raise") })
+	b.signal(syscall.SIGTERM)
+	if err := b.wait(); err != nil {
+		t.Errorf("a clean stop ended with %v", err)
+	}
+}
