@@ -431,6 +431,25 @@ func TestDeadLettersTellWhyAndBlockNothing(t *testing.T) {
 	})
 }
 
+// TestTimeIsThatOfTheOrigin is D8: what a node says about time is not believed,
+// what a stage of another overlay has written is.
+func TestTimeIsThatOfTheOrigin(t *testing.T) {
+	rigged(t, func(r *rig) {
+		const far = "2038-01-19T03:14:07Z"
+		for _, h := range []streams.Header{{streams.HeaderTime: {far}}, {streams.HeaderTime: {far}, streams.HeaderCollected: {"UP_x_y 1 > > z"}}} {
+			_, err := r.b.Append(r.Context(), streams.Msg{Subject: "in.x", Header: h})
+			r.ok(err)
+		}
+		stored := r.b.All("IN")[0].Time.UTC().Format(time.RFC3339Nano)
+		r.ok(r.run())
+		for i, want := range []string{stored, far} {
+			if got := r.target()[i].Header.Get(streams.HeaderTime); got != want {
+				r.Errorf("output %d has time %s, want %s", i+1, got, want)
+			}
+		}
+	})
+}
+
 func TestNoLettersAboutOwnLetters(t *testing.T) {
 	rigged(t, func(r *rig) {
 		r.edit = func(s *processors.Stage) {

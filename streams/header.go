@@ -14,6 +14,9 @@ const (
 	HeaderOrigin = "Weir-Origin"
 	// HeaderTime is D8's time of an event, RFC 3339 with nanoseconds, UTC.
 	HeaderTime = "Weir-Time"
+	// HeaderCollected is set by JetStream on messages that a stream has taken
+	// over from another one. A broker refuses it from anybody else (error 10227).
+	HeaderCollected = "Nats-Stream-Source"
 	// HeaderHops lists the replicators that an event has crossed, oldest
 	// first, as "overlay/stage" separated by commas.
 	HeaderHops = "Weir-Hops"

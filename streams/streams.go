@@ -31,10 +31,12 @@ type Msg struct {
 func (m Msg) Size() int { return len(m.Subject) + m.Header.Size() + len(m.Data) }
 
 // EventTime is when the first stream of the origin overlay stored the event
-// (D8): the header Weir-Time where a stage has set it, else the store time.
+// (D8). That is the header Weir-Time if the message was collected from a landing
+// stream, which only a stage can write to, and the store time otherwise: what a
+// node says about time moves nothing.
 func (m Msg) EventTime() time.Time {
-	if v := m.Header.Get(HeaderTime); v != "" {
-		if t, err := time.Parse(time.RFC3339Nano, v); err == nil {
+	if len(m.Header[HeaderCollected]) > 0 {
+		if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(HeaderTime)); err == nil {
 			return t
 		}
 	}

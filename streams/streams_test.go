@@ -174,9 +174,13 @@ func TestEventTime(t *testing.T) {
 	stored := time.Unix(100, 0).UTC()
 	first := time.Unix(50, 9).UTC()
 	for value, want := range map[string]time.Time{"": stored, "nonsense": stored, first.Format(time.RFC3339Nano): first} {
-		m := streams.Msg{Time: stored, Header: streams.Header{streams.HeaderTime: {value}}}
+		m := streams.Msg{Time: stored, Header: streams.Header{streams.HeaderTime: {value}, streams.HeaderCollected: {"UP_mt-1_raise 7 > > x"}}}
 		if got := m.EventTime(); !got.Equal(want) {
 			t.Errorf("%q: got %v, want %v", value, got, want)
+		}
+		delete(m.Header, streams.HeaderCollected)
+		if got := m.EventTime(); !got.Equal(stored) {
+			t.Errorf("%q, from a node: got %v, want %v", value, got, stored)
 		}
 	}
 }

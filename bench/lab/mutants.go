@@ -37,6 +37,7 @@ const (
 	jetstreamTests = "./streams/jetstream"
 	serverTests    = "./fleet/server"
 	brokerTests    = "./topology/broker"
+	labTests       = "./bench/lab"
 
 	crashes = "^TestCrashEquivalence$/^(landing|shared)$"
 )
@@ -165,13 +166,13 @@ var mutants = []mutant{
 	}
 	return r.dead.flush(ctx)
 `}},
-		pkg: stageTests, run: ".",
+		pkg: labTests, run: "^TestLettersComeBeforeOutputs$",
 	},
 	{
 		name:  "ticks-forgotten",
 		why:   "ticks that the target shows are not repeated after a restart (D2)",
 		edits: []edit{{positionFile, "		r.shown = later(ticks, r.epoch)\n", "		_ = later(ticks, r.epoch)\n"}},
-		pkg:   stageTests, run: "^TestCrashEquivalence$/^ticks",
+		pkg:   labTests, run: "^TestTicksAreRepeatedWhenTheClockWentBack$",
 	},
 	{
 		name:  "time-of-now",
@@ -183,7 +184,7 @@ var mutants = []mutant{
 		name:  "recreated-source",
 		why:   "a source that was made anew is taken for the former one (D2)",
 		edits: []edit{{positionFile, "if !info.Created.Equal(newest.Created) {", "if false {"}},
-		pkg:   stageTests, run: "^TestRecreatedSource",
+		pkg:   labTests, run: "^TestRecreatedSourceWithoutThePosition$",
 	},
 	{
 		name:  "same-epoch",

@@ -150,7 +150,7 @@ func (l *log) line(text string) {
 		}
 	}
 	if m := reWarning.FindStringSubmatch(text); m != nil {
-		l.warnings[reNumber.ReplaceAllString(strings.Trim(m[1], `"`), "N")]++
+		l.warnings[reNumber.ReplaceAllString(strings.TrimSuffix(strings.TrimPrefix(m[1], `"`), `"`), "N")]++
 	}
 	if reError.MatchString(text) {
 		l.errors = append(l.errors, text)

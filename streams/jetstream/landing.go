@@ -96,7 +96,7 @@ func (c *Collector) collected(ctx context.Context, end uint64) (uint64, error) {
 			return 0, err
 		}
 		// Nats-Stream-Source: <stream>[:<domain hash>] <sequence> <filter> <transform> <subject> [<identity>]
-		f := strings.Fields(m.Header.Get("Nats-Stream-Source"))
+		f := strings.Fields(m.Header.Get(streams.HeaderCollected))
 		if len(f) < 2 || f[0] != c.landing {
 			continue
 		}

@@ -18,7 +18,7 @@ func message() streams.Msg {
 		Time: time.Date(2026, 11, 22, 9, 34, 22, 500, time.UTC),
 		Header: streams.Header{
 			"sender": {"n1", "other"}, "empty": nil,
-			streams.HeaderTime: {"2026-11-22T08:00:00.25+01:00"},
+			streams.HeaderTime: {"2026-11-22T08:00:00.25+01:00"}, streams.HeaderCollected: {"UP_x"},
 		},
 		Data: []byte(`{
 			"s": "text", "i": 9007199254740993, "f": 2.50, "big": 18446744073709551615, "t": true, "n": null,
@@ -59,7 +59,7 @@ func TestValues(t *testing.T) {
 		{`header["empty"]`, `""`},
 		{`"empty" in header`, `true`},
 		{`"gone" in header`, `false`},
-		{`keys(header)`, `["Weir-Time","empty","sender"]`},
+		{`keys(header)`, `["Nats-Stream-Source","Weir-Time","empty","sender"]`},
 		{`data.s`, `"text"`},
 		{`data.i`, `9007199254740993`},
 		{`data.f`, `2.5`},
