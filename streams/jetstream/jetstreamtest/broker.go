@@ -19,6 +19,9 @@ import (
 	"github.com/weirhq/weir/streams/jetstream"
 )
 
+// attempt is the time for one publish.
+const attempt = 5 * time.Second
+
 // Broker is a domain with what only programs, operators and tests do to it. It
 // is a streamtest.Broker.
 type Broker struct {
@@ -51,8 +54,11 @@ func (b *Broker) Ensure(ctx context.Context, specs ...streams.Spec) error {
 	return b.Domain.Ensure(ctx, specs...)
 }
 
-// Append publishes as a program does.
+// Append publishes as a program does, with a deadline for the one attempt: what
+// was given to a broker that was about to end is never answered.
 func (b *Broker) Append(ctx context.Context, m streams.Msg) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
 	ack, err := b.JS.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Header), Data: m.Data})
 	if err != nil {
 		return 0, err

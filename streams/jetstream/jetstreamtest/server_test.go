@@ -35,16 +35,13 @@ func TestSingle(t *testing.T) {
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if ack, err = js.Publish(ctx, "s.a", nil); err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	publish(ctx, t, js)
+	stream, err := js.Stream(ctx, "S")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if ack.Sequence < 2 {
-		t.Errorf("sequence after a restart is %d", ack.Sequence)
+	if seq := stream.CachedInfo().State.LastSeq; seq < 2 {
+		t.Errorf("sequence after a restart is %d", seq)
 	}
 }
 
