@@ -24,15 +24,20 @@ func run() int {
 		filter.Kind,
 		mapper.Kind,
 	)
+	began := false // a verb: what goes wrong before that are its arguments
 	root := &cobra.Command{
-		Use:           "weir",
-		Short:         "Streams, stages and programs of a machine fleet, wired by one file",
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Use:              "weir",
+		Short:            "Streams, stages and programs of a machine fleet, wired by one file",
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
 	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds))
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
+	}
+	if err != nil && !began {
+		err = &topology.ExitError{Code: topology.ExitRejected, Err: err}
 	}
 	return topology.Exit(os.Stderr, err)
 }

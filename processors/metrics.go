@@ -22,7 +22,6 @@ type Metrics struct {
 	Lag           atomic.Uint64 // stored inputs that are not handled, when last asked
 	SnapshotBytes atomic.Uint64
 	Freshness     atomic.Int64 // event time of the last input handled, nanoseconds since 1970
-	AtEnd         atomic.Int64 // broker's time when nothing was left to do, nanoseconds since 1970
 	Active        atomic.Bool  // this copy holds the lease
 }
 

@@ -72,7 +72,8 @@ func (r *run) begin(ctx context.Context) (streams.Start, error) {
 	if err != nil {
 		return streams.Start{}, err
 	}
-	r.created, r.unfiltered = info.Created, r.Selection.Filter == "" && !info.Compact
+	r.created, r.compact, r.head = info.Created, info.Compact, info.First
+	r.unfiltered = r.Selection.Filter == "" && !info.Compact
 	r.to.end, r.dead.end = main.End, dead.End
 
 	newest := r.snap.origin()
@@ -180,6 +181,10 @@ func (r *run) newEpoch(ctx context.Context, info streams.Info, newest streams.Or
 	r.epoch = newest.Epoch + 1
 	r.tick = r.snap.Tick
 	r.seq = info.First - 1
+	if info.Created.Equal(newest.Created) {
+		// The same stream, shorter than it was: what it held then was handled.
+		r.seq = min(info.Last, newest.Seq)
+	}
 	if info.Created.Equal(newest.Created) && !newest.Time.IsZero() {
 		var err error
 		if r.seq, err = r.before(ctx, info, newest.Time.Add(1)); err != nil {

@@ -221,6 +221,41 @@ func TestRemovedInputsAreToldOnce(t *testing.T) {
 	})
 }
 
+// TestRemovedInputsAreToldUnderAFilter removes them while the stage is held up:
+// the sequences alone tell nothing, since a filter leaves holes as well.
+func TestRemovedInputsAreToldUnderAFilter(t *testing.T) {
+	rigged(t, func(r *rig) {
+		land := streams.Spec{Name: "LAND", Subjects: []string{"up.cell.it.>"}, MaxMsgs: 4, Discard: streams.DiscardNew}
+		r.ok(r.b.Ensure(r.Context(), land))
+		const stored, read, head = 600, 512, 561
+		r.append(stored)
+		r.edit = func(s *processors.Stage) {
+			s.Selection.Filter, s.From = "in.x", r.b.Source("IN", "", "in.x")
+		}
+		done := make(chan error)
+		go func() { done <- r.run() }()
+		synctest.Wait() // the stage has read a part and cannot store it
+		for seq := uint64(1); seq < head; seq++ {
+			r.ok(r.b.Remove(r.Context(), "IN", seq))
+		}
+		land.MaxMsgs = 0
+		r.ok(r.b.Ensure(r.Context(), land))
+		r.ok(<-done)
+		var gaps []string
+		data := 0
+		for _, m := range r.target() {
+			if g := m.Header.Get(streams.HeaderGap); g != "" {
+				gaps = append(gaps, g)
+			} else {
+				data++
+			}
+		}
+		if fmt.Sprint(gaps) != "[513-560]" || data != read+stored-head+1 {
+			r.Errorf("gaps %v and %d outputs, want 513-560 and %d", gaps, data, read+stored-head+1)
+		}
+	})
+}
+
 // silent emits nothing but for inputs that end in 0.
 type silent struct{ echo }
 

@@ -101,7 +101,10 @@ type run struct {
 	created    time.Time
 	tick       time.Time        // last tick run
 	shown      []streams.Origin // ticks in the target after the snapshot, oldest first
-	unfiltered bool
+	unfiltered bool             // every sequence is meant for the stage
+	compact    bool             // the source has holes by itself
+	head       uint64           // first sequence of the source when it was last looked at
+	looked     time.Time
 }
 
 // Run processes messages until ctx ends or an error stops it. When ctx ends
@@ -200,13 +203,16 @@ func (r *run) loop(ctx, work context.Context) error {
 
 // batch handles messages and stores what follows from them.
 func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
+	if err := r.lookAtHead(ctx, msgs); err != nil {
+		return err
+	}
 	var bytes int
 	for i := range msgs {
 		if msgs[i].Seq <= r.seq {
 			continue
 		}
 		bytes += msgs[i].Size()
-		if err := r.message(msgs[i]); err != nil {
+		if err := r.message(ctx, msgs[i]); err != nil {
 			return err
 		}
 		if r.full() {
@@ -225,14 +231,49 @@ func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
 	return nil
 }
 
-func (r *run) message(m streams.Msg) error {
-	if r.unfiltered && m.Seq > r.seq+1 {
-		if err := r.gap(r.seq+1, m.Seq-1, true); err != nil {
+// Pauses between two looks at the head of the source.
+const (
+	lookOften  = 50 * time.Millisecond
+	lookSeldom = time.Second
+	headNear   = 10 * flushMsgs // sequences
+)
+
+// lookAtHead asks how far the source has been removed, if the messages leave
+// out sequences: with a filter that is normal, and tells nothing by itself.
+func (r *run) lookAtHead(ctx context.Context, msgs []streams.Msg) error {
+	if r.unfiltered || r.compact || msgs[len(msgs)-1].Seq-r.seq <= uint64(len(msgs)) {
+		return nil
+	}
+	pause := lookSeldom
+	if r.head+headNear > r.seq {
+		pause = lookOften
+	}
+	if time.Since(r.looked) < pause {
+		return nil
+	}
+	info, err := r.From.Info(ctx)
+	if err != nil {
+		return err
+	}
+	r.head, r.looked = info.First, time.Now()
+	return nil
+}
+
+func (r *run) message(ctx context.Context, m streams.Msg) error {
+	if err := r.ticksBefore(ctx, m); err != nil {
+		return err
+	}
+	if m.Seq > r.seq+1 {
+		var err error
+		switch {
+		case r.unfiltered:
+			err = r.gap(r.seq+1, m.Seq-1, true)
+		case !r.compact && r.head > r.seq+1:
+			err = r.gap(r.seq+1, min(r.head, m.Seq)-1, false)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if err := r.ticksBefore(m); err != nil {
-		return err
 	}
 	r.seq, r.seqTime = m.Seq, m.Time
 	if age := r.Selection.MaxAge; age > 0 && time.Since(m.Time) > age {
@@ -284,8 +325,35 @@ func (r *run) flush(ctx context.Context) error {
 	return r.to.flush(ctx)
 }
 
+// atEnd moves the position to an end of the source that was seen before it was
+// clear that nothing is left: what the stage has not handled up to there was not
+// for it, or was removed. Ticks carry the last input in their origin, so the
+// position of a stage with ticks stays at one.
+func (r *run) atEnd(ctx context.Context, info streams.Info) error {
+	if info.Last <= r.seq || r.ticker != nil || r.compact {
+		return nil
+	}
+	if r.unfiltered {
+		return r.gap(r.seq+1, info.Last, true)
+	}
+	r.seq, r.seqTime = info.Last, time.Time{}
+	m, err := r.From.At(ctx, r.seq)
+	switch {
+	case err == nil:
+		r.seqTime = m.Time
+	case !errors.Is(err, streams.ErrNotFound):
+		return err
+	}
+	r.Metrics.position(r.seq, r.epoch)
+	return nil
+}
+
 // atRest is called when nothing has come for a while.
 func (r *run) atRest(ctx context.Context) error {
+	info, err := r.From.Info(ctx)
+	if err != nil {
+		return err
+	}
 	lag, err := r.cur.Lag(ctx)
 	if err != nil {
 		return err
@@ -294,8 +362,10 @@ func (r *run) atRest(ctx context.Context) error {
 	if lag.Pending > 0 {
 		return nil
 	}
-	r.Metrics.AtEnd.Store(lag.Now.UnixNano())
-	if err := r.ticksUntil(lag.Now.Add(-r.Margin)); err != nil {
+	if err := r.atEnd(ctx, info); err != nil {
+		return err
+	}
+	if err := r.ticksUntil(ctx, lag.Now.Add(-r.Margin)); err != nil {
 		return err
 	}
 	if err := r.flush(ctx); err != nil {

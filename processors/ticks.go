@@ -1,6 +1,7 @@
 package processors
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 // ticksBefore runs the ticks that come before a message: those on the grid up
 // to its time, and while what is known from the target is repeated, those that
 // the target shows to have been run at this point of the source.
-func (r *run) ticksBefore(m streams.Msg) error {
+func (r *run) ticksBefore(ctx context.Context, m streams.Msg) error {
 	if r.ticker == nil {
 		return nil
 	}
@@ -21,12 +22,12 @@ func (r *run) ticksBefore(m streams.Msg) error {
 		}
 		r.shown = r.shown[1:]
 	}
-	return r.ticksUntil(until)
+	return r.ticksUntil(ctx, until)
 }
 
 // ticksUntil runs the ticks of the grid after the last one, up to a time. The
 // very first message only sets the grid going.
-func (r *run) ticksUntil(until time.Time) error {
+func (r *run) ticksUntil(ctx context.Context, until time.Time) error {
 	if r.ticker == nil {
 		return nil
 	}
@@ -41,6 +42,11 @@ func (r *run) ticksUntil(until time.Time) error {
 		r.tick = t
 		if err := r.tickAt(t); err != nil {
 			return err
+		}
+		if r.full() {
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -24,6 +24,12 @@ const (
 // stops its stage until the shared stream has caught up.
 const LandingBytes = 256 << 20
 
+// FirstHandSize is the largest message, header and payload, that a stream takes
+// where events begin, unless its declaration says otherwise. A broker takes 1 MiB;
+// the rest is for what is added on the way, so that what is acknowledged to a
+// node can reach every stream that it is meant for.
+const FirstHandSize = 1<<20 - 16<<10
+
 // Durable is the name of the consumer that shows how far a stage is, on the
 // stream that it reads.
 func Durable(_, overlay, uid string) string { return "weir_" + overlay + "_" + uid }
@@ -104,6 +110,11 @@ func (l layout) specs(o *Overlay) []streams.Spec {
 			Replicas:   specs[i].Replicas,
 			Metadata:   map[string]string{MetaStage: a.overlay.Name + "/" + a.stage.UID},
 		})
+	}
+	for i := range specs[:shared] {
+		if s := &specs[i]; s.MaxMsgSize == 0 && len(s.Sources) == 0 && s.Concern != deadConcern {
+			s.MaxMsgSize = FirstHandSize
+		}
 	}
 	for i := range specs {
 		m := map[string]string{MetaTopology: l.topology, MetaOverlay: o.Name}

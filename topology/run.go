@@ -31,6 +31,8 @@ const (
 	lastRestart  = 5 * time.Second
 	operatorWait = 30 * time.Second // before a stage is tried again that an operator has to look at
 	collectEvery = 5 * time.Second
+
+	collectRounds = 4 // in vain, before it is said that a stream does not collect
 )
 
 // Runner runs what belongs to one overlay: its streams, its stages and the
@@ -275,10 +277,21 @@ func (r *Runner) collect(ctx context.Context, all []*jetstream.Collector) {
 	defer func() { _ = lease.Close() }() // the connection ends soon
 	for ctx.Err() == nil {
 		err := lease.Do(ctx, func(ctx context.Context, _ *jetstream.Held) error {
+			waiting := make([]int, len(all)) // rounds in which nothing was collected
 			for sleep(ctx, collectEvery) {
-				for _, c := range all {
-					if _, err := c.Trim(ctx); err != nil && ctx.Err() == nil {
-						r.log.Warn("trimming a landing stream", "error", err)
+				for i, c := range all {
+					left, moved, err := c.Trim(ctx)
+					switch {
+					case ctx.Err() != nil:
+						return nil
+					case err != nil:
+						r.log.Warn("trimming a landing stream", "stream", c.Name(), "error", err)
+					case left > 0 && !moved:
+						if waiting[i]++; waiting[i] == collectRounds {
+							r.log.Error("a shared stream does not collect what has landed for it; see the log of its broker", "landing", c.Name(), "messages", left)
+						}
+					default:
+						waiting[i] = 0
 					}
 				}
 			}

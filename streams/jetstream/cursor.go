@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,7 +62,7 @@ func (s *source) At(ctx context.Context, seq uint64) (streams.Msg, error) {
 func (s *source) Open(ctx context.Context, from streams.Start) (streams.Cursor, error) {
 	c := &cursor{source: s, start: from, more: make(chan struct{}, 1)}
 	if err := c.reset(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
 	if s.durable != "" {
 		if err := s.ensureDurable(ctx); err != nil {
@@ -140,7 +141,8 @@ type cursor struct {
 	seen     time.Time
 	broken   error // why the consumer has to be made anew
 
-	stuck uint64 // value of received when Lag last saw messages under way
+	resets int    // in a row without a message
+	stuck  uint64 // value of received when Lag last saw messages under way
 }
 
 // reset makes a new consumer that goes on after the newest message received.
@@ -179,13 +181,15 @@ func (c *cursor) reset(ctx context.Context) error {
 	return nil
 }
 
-// drop stops listening to the present consumer. The broker removes a consumer
-// that nobody pulls from by itself.
+// drop ends the present consumer. Nobody waits for the broker to delete it: it
+// does so by itself when nobody pulls for a while.
 func (c *cursor) drop() {
 	if c.sub == nil {
 		return
 	}
-	_ = c.sub.Unsubscribe() // fails only on a closed connection
+	// Both fail only on a closed connection.
+	_ = c.sub.Unsubscribe()
+	_ = c.d.nc.Publish(c.d.prefix+"CONSUMER.DELETE."+c.stream+"."+c.name, nil)
 	c.mu.Lock()
 	c.sub = nil
 	c.mu.Unlock()
@@ -199,8 +203,10 @@ func (c *cursor) receive(m *nats.Msg) {
 		return
 	}
 	c.seen = time.Now()
-	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
-		c.status(status, m.Header)
+	// What is stored may look like a word of the broker; it comes with an
+	// acknowledgement subject, the broker's own words do not.
+	if !strings.HasPrefix(m.Reply, ackPrefix) {
+		c.status(m.Header.Get("Status"), m.Header)
 	} else if seq, cseq, at, pending, ok := parseAck(m.Reply); !ok || cseq != c.received+1 {
 		c.broken = fmt.Errorf("stream %s: message %d of the consumer is missing", c.stream, c.received+1)
 	} else {
@@ -244,19 +250,21 @@ func (c *cursor) unpull(h nats.Header) {
 	c.pulled -= n
 }
 
+// ackPrefix begins the reply subject of every message that a consumer delivers.
+const ackPrefix = "$JS.ACK."
+
 // parseAck reads stream sequence, consumer sequence, store time and the number
 // of messages that follow from the reply subject of a delivered message,
 // $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>].
 func parseAck(reply string) (seq, cseq uint64, at int64, pending uint64, ok bool) {
-	const prefix = "$JS.ACK."
-	if !strings.HasPrefix(reply, prefix) {
+	if !strings.HasPrefix(reply, ackPrefix) {
 		return 0, 0, 0, 0, false
 	}
 	skip := 3 // stream, consumer, deliveries
 	if strings.Count(reply, ".") > 8 {
 		skip = 5
 	}
-	rest := reply[len(prefix):]
+	rest := reply[len(ackPrefix):]
 	for range skip {
 		if _, rest, ok = strings.Cut(rest, "."); !ok {
 			return 0, 0, 0, 0, false
@@ -326,6 +334,7 @@ func (c *cursor) Next(ctx context.Context) ([]streams.Msg, error) {
 		if len(c.buf) > 0 {
 			c.out, c.buf = c.buf, c.out[:0]
 			c.mu.Unlock()
+			c.resets = 0
 			if err := c.pull(); err != nil { // read ahead; the next call says what is wrong
 				c.mu.Lock()
 				c.broken = err
@@ -339,7 +348,7 @@ func (c *cursor) Next(ctx context.Context) ([]streams.Msg, error) {
 			broken = fmt.Errorf("stream %s: no heartbeat for %v", c.stream, silence.Round(time.Second))
 		}
 		if broken != nil {
-			if err := c.reset(ctx); err != nil {
+			if err := c.again(ctx); err != nil {
 				return nil, errors.Join(broken, err)
 			}
 			continue
@@ -352,6 +361,25 @@ func (c *cursor) Next(ctx context.Context) ([]streams.Msg, error) {
 		case <-heartbeat.C:
 		}
 	}
+}
+
+// Pause before the consumer is made anew, doubled each time that it gave nothing.
+const (
+	firstReset = 50 * time.Millisecond
+	maxResets  = 7 // doublings
+)
+
+// again makes the consumer anew, after a pause that grows while it is in vain.
+func (c *cursor) again(ctx context.Context) error {
+	c.drop()
+	pause := firstReset << min(c.resets, maxResets)
+	c.resets++
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pause/2 + rand.N(pause/2)):
+	}
+	return c.reset(ctx)
 }
 
 func (c *cursor) Lag(ctx context.Context) (streams.Lag, error) {
@@ -394,16 +422,19 @@ func (c *cursor) Lag(ctx context.Context) (streams.Lag, error) {
 // received, and returns 1 if so.
 func (c *cursor) follows(ctx context.Context) (uint64, error) {
 	c.mu.Lock()
-	last := c.last
+	next := c.last + 1
 	c.mu.Unlock()
-	if last == 0 {
-		return 0, nil // nothing was received, so the start may be in the future
+	if next == 1 {
+		if !c.start.Time.IsZero() || c.start.End {
+			return 0, nil // where it begins is known to the consumer alone
+		}
+		next = max(1, c.start.Seq)
 	}
 	filter := c.filter
 	if filter == "" {
 		filter = ">"
 	}
-	_, err := c.d.get(ctx, c.stream, nextBySubject{last + 1, filter})
+	_, err := c.d.get(ctx, c.stream, nextBySubject{next, filter})
 	if errors.Is(err, streams.ErrNotFound) {
 		return 0, nil
 	}
@@ -422,12 +453,5 @@ func (c *cursor) Done(ctx context.Context, upTo uint64) error {
 
 func (c *cursor) Close() error {
 	c.drop()
-	// The consumer goes in any case, this only spares the broker the wait.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	err := c.d.api(ctx, "CONSUMER.DELETE."+c.stream+"."+c.name, nil, nil)
-	if errors.Is(err, streams.ErrNotFound) {
-		return nil
-	}
-	return err
+	return nil
 }

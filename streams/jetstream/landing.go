@@ -29,7 +29,11 @@ type Collector struct {
 	pattern []string // of the subjects that arrive in the shared stream
 
 	last uint64 // end of the landing stream when it was last seen without a lag
+	done uint64 // newest sequence known to be collected
 }
+
+// Name is the name of the landing stream.
+func (c *Collector) Name() string { return c.landing }
 
 // Collector returns one for a landing stream of the domain, whose messages
 // arrive in the target on subjects of the patterns.
@@ -45,9 +49,10 @@ type sourcesInfo struct {
 	} `json:"sources"`
 }
 
-// Trim removes collected messages if many are kept, and returns how many
-// messages of the landing stream were not collected yet.
-func (c *Collector) Trim(ctx context.Context) (uncollected uint64, err error) {
+// Trim removes collected messages if many are kept. It returns how many messages
+// of the landing stream are not collected, as far as is known, and whether any
+// were since the last time.
+func (c *Collector) Trim(ctx context.Context) (left uint64, moved bool, err error) {
 	var info struct {
 		streamInfo
 		Config struct {
@@ -55,31 +60,32 @@ func (c *Collector) Trim(ctx context.Context) (uncollected uint64, err error) {
 		} `json:"config"`
 	}
 	if err := c.d.api(ctx, "STREAM.INFO."+c.landing, nil, &info); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	st := info.State
 	if st.Msgs == 0 {
-		return 0, nil
+		return 0, false, nil
 	}
 	seq, err := c.collected(ctx, st.Last)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	uncollected = st.Last - min(seq, st.Last)
+	left, moved = st.Last-min(seq, st.Last), seq > c.done
+	c.done = seq
 	keep := uint64(landingKeep)
 	if limit := uint64(max(0, info.Config.MaxBytes)); limit > 0 {
 		keep = min(keep, limit/landingShare/(st.Bytes/st.Msgs+1))
 	}
 	if st.Msgs <= 2*keep+1 {
-		return uncollected, nil
+		return left, moved, nil
 	}
 	// Purging up to a sequence leaves that one.
 	upTo := min(seq, st.Last-min(keep, st.Last-1))
 	if upTo <= st.First {
-		return uncollected, nil
+		return left, moved, nil
 	}
 	err = c.d.api(ctx, "STREAM.PURGE."+c.landing, bySeq{upTo}, nil)
-	return uncollected, err
+	return left, moved, err
 }
 
 // collected is the newest sequence of the landing stream that is certainly

@@ -54,13 +54,16 @@ func (l *Lease) Do(ctx context.Context, active func(context.Context, *Held) erro
 	}
 	run, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
+	// While active finishes what it has in hand, the lease stays.
+	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	renewed := make(chan uint64)
 	go func() {
-		last, err := l.renew(run, held, rev)
+		last, err := l.renew(keep, held, rev)
 		lose(err)
 		renewed <- last
 	}()
 	err = active(run, held)
+	stop()
 	lose(nil)
 	if last := <-renewed; last > 0 {
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.ttl)
@@ -133,18 +136,22 @@ func (l *Lease) renew(ctx context.Context, held *Held, rev uint64) (uint64, erro
 		sent := time.Now()
 		try, cancel := context.WithTimeout(ctx, l.ttl/3)
 		next, err := l.state.Save(try, l.key, []byte(l.holder), rev)
-		if errors.Is(err, streams.ErrUnknown) {
-			// It may have been stored all the same.
-			if value, now, lerr := l.state.Load(try, l.key); lerr == nil && string(value) == l.holder {
-				next, err = now, nil
-			}
-		}
 		cancel()
-		switch {
-		case err == nil:
+		if err == nil {
 			rev = next
 			held.extend(sent, l.ttl)
-		case errors.Is(err, streams.ErrFenced):
+			continue
+		}
+		// This one or an earlier one may have been stored all the same. It is
+		// not known when, so the lease is not longer for it.
+		look, cancel := context.WithTimeout(ctx, l.ttl/3)
+		value, now, err := l.state.Load(look, l.key)
+		cancel()
+		switch {
+		case err != nil:
+		case string(value) == l.holder:
+			rev = now
+		default:
 			return 0, fmt.Errorf("%w: another copy has %s", ErrLeaseLost, l.key)
 		}
 	}

@@ -368,6 +368,48 @@ func TestCursorGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
+// TestHeadersThatWouldNotFitAreFoundBefore: the server takes 64 KiB of header,
+// with what is added to it on the way.
+func TestHeadersThatWouldNotFitAreFoundBefore(t *testing.T) {
+	b := jetstreamtest.Open(t, jetstreamtest.New(t, "one").Conn(t), "one", 1)
+	ctx := withTimeout(t)
+	landing := streams.Spec{Name: land.Stream, Subjects: []string{land.Prefix + ".>"}}
+	shared := streams.Spec{Name: "SHARED", Subjects: []string{"z.>"}, Sources: []streams.Collected{land}}
+	if err := b.Ensure(ctx, landing, shared); err != nil {
+		t.Fatal(err)
+	}
+	k := b.Landing(land)
+	if _, err := k.Last(ctx); err != nil {
+		t.Fatal(err)
+	}
+	largest := 0
+	for size := 50 << 10; size < 66<<10; size += 100 {
+		m := written(1, 1)[0]
+		m.Header["X"] = []string{strings.Repeat("x", size)}
+		if k.Check(m) == nil {
+			largest = size
+		}
+	}
+	if largest < 55<<10 {
+		t.Fatalf("a header of more than %d bytes is refused", largest)
+	}
+	m := written(1, 1)[0]
+	m.Header["X"] = []string{strings.Repeat("x", largest)}
+	if _, err := k.Publish(ctx, []streams.Msg{m}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		info, err := b.Info(ctx, shared.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Last == 1 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // TestTrimLeavesWhatWasNotCollected: a landing stream keeps everything that the
 // shared stream has not taken over, however much that is.
 func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
@@ -388,7 +430,7 @@ func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
 	}
 	c := b.Collector(land, shared.Name, []string{"x.>"})
 	for range 3 {
-		left, err := c.Trim(ctx)
+		left, _, err := c.Trim(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -402,7 +444,7 @@ func TestTrimLeavesWhatWasNotCollected(t *testing.T) {
 		t.Fatal(err)
 	}
 	for {
-		if _, err := c.Trim(ctx); err != nil {
+		if _, _, err := c.Trim(ctx); err != nil {
 			t.Fatal(err)
 		}
 		info, err := b.Info(ctx, land.Stream)

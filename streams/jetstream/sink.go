@@ -120,8 +120,14 @@ func readTicks(ctx context.Context, stream string, cur streams.Cursor) ([]stream
 	}
 }
 
-// headroom is for the fields that a batch adds to the header of a message.
-const headroom = 512
+// Limits of a message on its way. The server takes 64 KiB of header.
+const (
+	// headroom is for the fields that are added after Check: origin and time by
+	// the stage, expectations by a batch, and the mark of the stream that
+	// collects, which names two subjects.
+	headroom  = 4 << 10
+	maxHeader = 64<<10 - headroom - 1
+)
 
 func (k *sink) Check(m streams.Msg) error {
 	m.Subject = k.prefix + m.Subject
@@ -131,7 +137,11 @@ func (k *sink) Check(m streams.Msg) error {
 	if !streams.Match(k.space, m.Subject) {
 		return fmt.Errorf("subject %s is outside the space %s", m.Subject, k.space)
 	}
-	if n := m.Header.Size() + len(m.Data); n > k.limit {
+	h := m.Header.Size()
+	if h > maxHeader {
+		return fmt.Errorf("%d bytes of header are more than a broker takes (%d)", h, maxHeader)
+	}
+	if n := h + len(m.Data); n > k.limit {
 		return fmt.Errorf("%d bytes of header and payload are more than stream %s takes (%d)", n, k.stream, k.limit)
 	}
 	return nil

@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 		{"a cursor starts where it is told", (*suite).cursorStart},
 		{"a cursor yields what its filter lets through", (*suite).cursorFilter},
 		{"a cursor waits for what comes later", (*suite).cursorWaits},
+		{"a message that looks like a word of the broker is a message", (*suite).disguised},
 		{"lag is zero only at the end", (*suite).lag},
 		{"info and single messages", (*suite).info},
 		{"an empty sink has no position", (*suite).emptySink},
@@ -194,6 +195,18 @@ func (s *suite) cursorWaits() {
 	s.nothing(cur)
 	s.fill(4, 4)
 	s.read(cur, 1)
+}
+
+func (s *suite) disguised() {
+	for _, status := range []string{"100", "404", "408", "409", "503", "x"} {
+		_, err := s.Append(s.ctx, streams.Msg{Subject: "in.x", Header: streams.Header{"Status": {status}, "Description": {"Message Size Exceeds MaxBytes"}}})
+		s.ok(err)
+	}
+	for i, m := range s.read(s.open(s.Source("IN", "", ""), streams.Start{}), 6) {
+		if m.Seq != uint64(i+1) || m.Header.Get("Status") == "" {
+			s.Errorf("message %d is %+v", i+1, m)
+		}
+	}
 }
 
 func (s *suite) lag() {

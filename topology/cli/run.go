@@ -42,6 +42,9 @@ one of them, and another takes over when that one ends or is killed.`,
 			if o == nil {
 				return &ExitError{Code: ExitRejected, Err: fmt.Errorf("%s has no overlay %q", args[0], overlay)}
 			}
+			if length < 0 {
+				return rejected("--for must not be negative")
+			}
 			if store == "" {
 				store = filepath.Dir(args[0])
 			}
@@ -51,7 +54,7 @@ one of them, and another takes over when that one ends or is killed.`,
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
 			log := logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose)
-			s, err := newSite(f, o, reg, log)
+			s, err := newSite(ctx, f, o, reg, log)
 			defer s.close()
 			if err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,24 +32,50 @@ type site struct {
 
 // newSite brings an overlay up as far as its connection. The site has to be
 // closed, also after an error.
-func newSite(f *topology.File, o *topology.Overlay, reg processors.Registry, log *slog.Logger) (*site, error) {
+func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, reg processors.Registry, log *slog.Logger) (*site, error) {
 	s := &site{file: f, overlay: o, log: log}
 	var err error
 	if o.Broker.Embedded != nil {
-		s.broker, err = startBroker(f, o, log)
+		// An uplink that was started a moment ago may not have its ports yet.
+		err = patiently(ctx, func() (err error) {
+			s.broker, err = startBroker(f, o, log)
+			return err
+		})
 		if errors.Is(err, broker.ErrInUse) {
 			log.Info("another process runs the embedded broker, connecting to it", "overlay", o.Name)
 			err = nil
 		}
 	}
 	if err == nil {
-		s.nc, err = s.connect(topology.RoleRunner)
+		err = patiently(ctx, func() (err error) {
+			s.nc, err = s.connect(topology.RoleRunner)
+			return err
+		})
 	}
 	if err == nil {
 		host, _ := os.Hostname() // only a name for operators
 		s.runner, err = topology.NewRunner(f, o.Name, reg, s.nc, fmt.Sprintf("%s-%d", host, os.Getpid()), log)
 	}
 	return s, err
+}
+
+// patience is how long a site waits for a broker that another process starts.
+const patience = 30 * time.Second
+
+// patiently tries again while a broker of this machine has not said yet where
+// it listens.
+func patiently(ctx context.Context, try func() error) error {
+	for began := time.Now(); ; {
+		err := try()
+		if !errors.Is(err, fs.ErrNotExist) || time.Since(began) > patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(takeOverEvery):
+		}
+	}
 }
 
 // run runs the stages until ctx ends. Meanwhile it starts the embedded broker

@@ -83,8 +83,8 @@ type machine struct {
 }
 
 func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
-	if o.nodes < 0 || o.interval <= 0 {
-		return &ExitError{Code: ExitRejected, Err: errors.New("--nodes must not be negative and --register-every must be positive")}
+	if o.nodes < 0 || o.interval <= 0 || o.length < 0 {
+		return rejected("--nodes and --for must not be negative, and --register-every must be positive")
 	}
 	path, text := "laptop.yaml", deploy.Laptop
 	if o.file != "" {
@@ -126,10 +126,13 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 		}
 	}()
 	for _, o := range topology.UplinksFirst(m.file) {
-		s, err := newSite(m.file, o, reg, m.log)
+		s, err := newSite(ctx, m.file, o, reg, m.log)
 		m.sites = append(m.sites, s)
 		if err != nil {
 			return err
+		}
+		if e := o.Broker.Embedded; e != nil && s.broker == nil {
+			return fmt.Errorf("store %s is in use by another process; give this one a --store of its own", e.Store)
 		}
 	}
 	if err := m.introduce(out); err != nil {
@@ -146,6 +149,13 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 				failed <- err
 			}
 		})
+		// What a cell writes to is there before the cell begins.
+		select {
+		case <-s.runner.Ready():
+		case err := <-failed:
+			failed <- err
+		case <-ctx.Done():
+		}
 	}
 	stopNodes, err := m.startNodes(ctx)
 	if err == nil {
