@@ -440,7 +440,9 @@ func TestEmbeddedBrokerMovesOn(t *testing.T) {
 	eventually(t, "the second copy has connected to the first", func() bool { return strings.Contains(b.out.String(), "another process runs the embedded broker") })
 	a.kill()
 	eventually(t, "the second copy runs the broker", func() bool { return strings.Contains(b.out.String(), "it runs here now") })
-	eventually(t, "the second copy is active", func() bool { return strings.Contains(b.out.String(), "stage is active here\" overlay=mt-1 stage=raise") })
+	eventually(t, "the second copy is active", func() bool {
+		return strings.Contains(b.out.String(), "stage is active here\" overlay=mt-1 stage=raise")
+	})
 	b.signal(syscall.SIGTERM)
 	if err := b.wait(); err != nil {
 		t.Errorf("a clean stop ended with %v", err)

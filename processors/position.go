@@ -174,7 +174,7 @@ func (r *run) newEpoch(ctx context.Context, info streams.Info, newest streams.Or
 	if !r.NewEpoch {
 		return streams.Start{}, fmt.Errorf("%w: stream %s %s; set source_change: epoch to go on with what it holds now", ErrSourceChanged, r.Stream, reason)
 	}
-	r.Log.Warn("source changed, starting a new epoch", "stage", r.UID, "stream", r.Stream, "why", reason, "epoch", newest.Epoch+1)
+	r.Log.Warn("source changed, starting a new epoch", "stream", r.Stream, "why", reason, "epoch", newest.Epoch+1)
 	if err := r.restore(); err != nil {
 		return streams.Start{}, err
 	}
@@ -204,14 +204,10 @@ func (r *run) resume(ctx context.Context, info streams.Info, main, dead streams.
 		return streams.Start{}, fmt.Errorf("snapshot is of epoch %d, but outputs of epoch %d are stored", snapped.Epoch, r.epoch)
 	}
 	if main.Alone && snapped.known() && main.End < snapped.Target {
-		if stateful || r.ticker != nil || !main.Found || main.Seq != main.End || !main.Origin.Final || main.Origin.Epoch != r.epoch {
-			return streams.Start{}, fmt.Errorf("the target ends at %d, but the snapshot covers %d: it was recreated or has lost its newest messages: %w", main.End, snapped.Target, streams.ErrLost)
+		if err := r.rewind(main, stateful); err != nil {
+			return streams.Start{}, err
 		}
-		// Without state the outputs that were lost can be made again, and get
-		// the sequences that they had.
-		r.Log.Warn("the target has lost its newest messages, sending them again", "stage", r.UID, "end", main.End, "lost", snapped.Target-main.End)
-		snapped.Seq, snapped.Time, snapped.Target = main.Origin.Seq, main.Origin.Time, main.End
-		r.snap = snapped
+		snapped = r.snap
 	}
 	if err := r.to.resume(main, snapped.known(), snapped.origin(), snapped.Target, snapped.Dirty); err != nil {
 		return streams.Start{}, err
@@ -266,6 +262,18 @@ func (r *run) resume(ctx context.Context, info streams.Info, main, dead streams.
 	return streams.Start{Seq: r.seq + 1}, nil
 }
 
+// rewind sets the snapshot back to the newest output of a target that has lost
+// later ones. Without state they can be made again, and get the sequences that
+// they had.
+func (r *run) rewind(p streams.Position, stateful bool) error {
+	if stateful || r.ticker != nil || !p.Found || p.Seq != p.End || !p.Origin.Final || p.Origin.Epoch != r.epoch {
+		return fmt.Errorf("the target ends at %d, but the snapshot covers %d: it was recreated or has lost its newest messages: %w", p.End, r.snap.Target, streams.ErrLost)
+	}
+	r.Log.Warn("the target has lost its newest messages, sending them again", "end", p.End, "lost", r.snap.Target-p.End)
+	r.snap.Seq, r.snap.Time, r.snap.Target = p.Origin.Seq, p.Origin.Time, p.End
+	return nil
+}
+
 // resume finds out which outputs after the snapshot are stored already.
 func (t *target) resume(p streams.Position, snapped bool, at streams.Origin, covered uint64, dirty bool) error {
 	t.found = p.Found && p.Origin.Epoch == t.run.epoch && (!snapped || p.Origin.Compare(at) > 0)
@@ -297,7 +305,7 @@ func (r *run) restore() error {
 		return nil
 	}
 	if r.snap.Kind != r.Kind {
-		r.Log.Warn("the state of the former kind is dropped", "stage", r.UID, "former", r.snap.Kind, "kind", r.Kind)
+		r.Log.Warn("the state of the former kind is dropped", "former", r.snap.Kind, "kind", r.Kind)
 		return nil
 	}
 	if err := sn.Restore(r.snap.State); err != nil {
@@ -350,7 +358,7 @@ func (r *run) snapshot(ctx context.Context) error {
 	if r.cur != nil {
 		if err := r.cur.Done(ctx, r.seq); err != nil {
 			r.Metrics.Errors.Add(1)
-			r.Log.Debug("moving the durable consumer", "stage", r.UID, "error", err)
+			r.Log.Debug("moving the durable consumer", "error", err)
 		}
 		if lag, err := r.cur.Lag(ctx); err == nil {
 			r.Metrics.Lag.Store(lag.Pending)

@@ -369,7 +369,7 @@ type mute struct {
 	n int
 }
 
-func (m *mute) Save(_ context.Context, key string, value []byte, rev uint64) (uint64, error) {
+func (m *mute) Save(_ context.Context, _ string, _ []byte, rev uint64) (uint64, error) {
 	if m.n++; m.n > 1 {
 		panic("killed")
 	}

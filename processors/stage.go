@@ -83,7 +83,7 @@ type Stage struct {
 	// Valid says whether this copy still may write; nil is always.
 	Valid   func() bool
 	Metrics *Metrics
-	Log     *slog.Logger
+	Log     *slog.Logger // names the stage already
 }
 
 // run is one Run of a Stage: everything that changes.
@@ -132,7 +132,7 @@ func (s Stage) Run(ctx context.Context) error {
 		err = r.snapshot(work)
 	}
 	if cerr := r.cur.Close(); cerr != nil {
-		s.Log.Debug("closing cursor", "stage", s.UID, "error", cerr)
+		s.Log.Debug("closing cursor", "error", cerr)
 	}
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", s.UID, err)

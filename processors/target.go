@@ -103,7 +103,7 @@ func (t *target) flush(ctx context.Context) error {
 		}
 		m.Retries.Add(1)
 		if wait.n == 0 {
-			t.run.Log.Warn("target does not take outputs, trying again", "stage", t.run.UID, "what", t.name, "error", err)
+			t.run.Log.Warn("target does not take outputs, trying again", "what", t.name, "error", err)
 		}
 		stored, err := t.settle(ctx, origins, &wait)
 		if err != nil {
@@ -112,7 +112,7 @@ func (t *target) flush(ctx context.Context) error {
 		msgs, origins = msgs[stored:], origins[stored:]
 	}
 	if wait.n > 0 {
-		t.run.Log.Info("target takes outputs again", "stage", t.run.UID, "what", t.name, "tries", wait.n)
+		t.run.Log.Info("target takes outputs again", "what", t.name, "tries", wait.n)
 	}
 	count, size := &m.Out, &m.OutBytes
 	if t == t.run.dead {
@@ -246,7 +246,7 @@ func (r *run) gap(first, last uint64, exact bool) error {
 	}
 	r.Metrics.Gaps.Add(1)
 	r.Metrics.Missing.Add(last - first + 1)
-	r.Log.Warn("inputs were removed before they could be handled", "stage", r.UID, "stream", r.Stream, "first", first, "last", last, "exact", exact)
+	r.Log.Warn("inputs were removed before they could be handled", "stream", r.Stream, "first", first, "last", last, "exact", exact)
 	if r.Gap == "" {
 		return nil
 	}

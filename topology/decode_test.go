@@ -122,7 +122,7 @@ classes:
 	if d := cmp.Diff(want, f, plain); d != "" {
 		t.Errorf("decoded (-want +got):\n%s", d)
 	}
-	line := func(word string) int { return 1 + strings.Count(text[:strings.Index(text, word)], "\n") }
+	line := func(word string) int { return 1 + strings.Count(text[:max(0, strings.Index(text, word))], "\n") }
 	for _, name := range []string{"mt-1", "mt-2"} {
 		s := f.Overlay(name).Stages[0]
 		var with map[string]string

@@ -283,7 +283,7 @@ func (r *Runner) collect(ctx context.Context, all []*jetstream.Collector) {
 					left, moved, err := c.Trim(ctx)
 					switch {
 					case ctx.Err() != nil:
-						return nil
+						return nil //nolint:nilerr // the end of ctx is how a runner is stopped
 					case err != nil:
 						r.log.Warn("trimming a landing stream", "stream", c.Name(), "error", err)
 					case left > 0 && !moved:

@@ -221,7 +221,7 @@ func (s *setup) failed(identity string, err error) {
 // jitter returns d plus or minus up to 10 %, so that nodes which started
 // together drift apart.
 func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64())) //nolint:gosec // jitter is no secret
+	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
 // firstSerial is the serial to begin with. Microseconds stay below 2^53 until

@@ -52,7 +52,7 @@ func Simulate(ctx context.Context, n int, like *Node) error {
 	serial := firstSerial(like.Serial, sim.start)
 	for i := range n {
 		sim.turns = append(sim.turns, turn{
-			at:       sim.start.Add(rand.N(s.interval)), //nolint:gosec // a splay is no secret
+			at:       sim.start.Add(rand.N(s.interval)),
 			identity: simulated(like.Identity, i+1),
 			serial:   serial,
 		})
