@@ -28,7 +28,7 @@ const module = "github.com/weirhq/weir"
 
 // goTool runs the go command in a folder and returns what it printed.
 func goTool(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // all arguments are ours
 	cmd.Dir = dir
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both

@@ -31,10 +31,10 @@ const (
 	stream       = "REGISTRATION"
 )
 
-var cells = []string{"mt-1", "mt-2"}
+var cells = []string{"mt-1", "mt-2"} //nolint:gochecknoglobals // a table
 
 // phase is the part of a life in which a process is hit. A stage whose former
-// copy was killed waits for the lease of that one to run out, three seconds, so
+// copy was killed waits for the lease of that one to run out, some seconds, so
 // moments that are spread evenly over short lives would never hit a stage.
 type phase string
 
@@ -46,9 +46,10 @@ const (
 	phaseSteady  phase = "steady"  // all stages are active and keep up
 )
 
-var phases = []struct {
-	phase  phase
-	weight int // of a hundred
+// weights say how many of a hundred hits fall into each phase.
+var weights = []struct { //nolint:gochecknoglobals // a table
+	phase phase
+	n     int
 }{{phaseStartup, 12}, {phaseServing, 20}, {phaseCatchUp, 34}, {phaseSteady, 34}}
 
 // How long the parts of a run may take.
@@ -105,19 +106,33 @@ type Unsent struct {
 // passed on.
 type Verdict struct {
 	OK   bool
+	Harm uint64 // events that are not as they should be
 	text json.RawMessage
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (v *Verdict) UnmarshalJSON(b []byte) error {
-	v.text = slices.Clone(b)
-	return json.Unmarshal(b, &struct {
-		OK *bool `json:"ok"`
-	}{&v.OK})
+	var in struct {
+		OK         bool   `json:"ok"`
+		Missing    uint64 `json:"missing"`
+		Lost       uint64 `json:"lost"`
+		Duplicates uint64 `json:"duplicates"`
+		OutOfOrder uint64 `json:"out_of_order"`
+		Holes      uint64 `json:"holes"`
+		Foreign    uint64 `json:"foreign"`
+		Altered    uint64 `json:"altered"`
+		Invalid    uint64 `json:"invalid"`
+	}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	v.OK, v.text = in.OK, slices.Clone(b)
+	v.Harm = in.Missing + in.Lost + in.Duplicates + in.OutOfOrder + in.Holes + in.Foreign + in.Altered + in.Invalid
+	return nil
 }
 
 // MarshalJSON implements json.Marshaler.
-func (v *Verdict) MarshalJSON() ([]byte, error) { return v.text, nil }
+func (v *Verdict) MarshalJSON() ([]byte, error) { return v.text, nil } //nolint:unparam // the interface wants it
 
 // faults is one run of "lab kill" or "lab stop".
 type faults struct {
@@ -130,11 +145,12 @@ type faults struct {
 	rng    *rand.Rand
 	out    io.Writer
 	unsent []uint64
+	told   map[string]bool // kinds of problems
 	sum    Summary
 }
 
 func runFaults(ctx context.Context, verb string, args []string, out, progress io.Writer) error {
-	l := &faults{verb: verb, out: progress}
+	l := &faults{verb: verb, out: progress, told: map[string]bool{}}
 	fl := flag.NewFlagSet("lab "+verb, flag.ContinueOnError)
 	fl.SetOutput(progress)
 	fl.IntVar(&l.times, "times", 100, "processes to hit")
@@ -155,12 +171,9 @@ func runFaults(ctx context.Context, verb string, args []string, out, progress io
 	if l.times < 0 || l.nodes < 0 || l.every <= 0 || l.min < 0 || l.max < l.min || l.weir != "" && l.broken != "" {
 		return fmt.Errorf("flags contradict each other: %w", errUsage)
 	}
-	if l.phase != "" && !slices.ContainsFunc(phases, func(p struct {
-		phase  phase
-		weight int
-	}) bool {
-		return string(p.phase) == l.phase
-	}) {
+	switch phase(l.phase) {
+	case "", phaseStartup, phaseServing, phaseCatchUp, phaseSteady:
+	default:
 		return fmt.Errorf("phase %q: %w", l.phase, errUsage)
 	}
 	return l.run(ctx, out)
@@ -174,9 +187,9 @@ func (l *faults) run(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, fmt.Errorf("the lab has not ended within %v", l.timeout))
 	defer cancel()
 	if l.seed == 0 {
-		l.seed = uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+		l.seed = uint64(time.Now().UnixNano())
 	}
-	l.rng = rand.New(rand.NewPCG(l.seed, 0)) //nolint:gosec // moments, not secrets
+	l.rng = rand.New(rand.NewPCG(l.seed, 0))
 	l.sum = Summary{Verb: l.verb, Broken: l.broken, Seed: l.seed, Phases: map[string]int{}, Warnings: map[string]int{}, Problems: []string{}}
 	var err error
 	if l.dir, err = os.MkdirTemp("", "weir-lab-"); err != nil {
@@ -200,7 +213,7 @@ func (l *faults) run(ctx context.Context, out io.Writer) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		l.problem("the judgement: %v", err)
+		l.problemf("the judgement: %v", err)
 	}
 	l.finish()
 	l.sum.Seconds = time.Since(began).Seconds()
@@ -267,9 +280,15 @@ func (l *faults) contextFile(overlay string) string {
 	return filepath.Join(l.store, "nats", "context", topologyName+"-"+overlay+".json")
 }
 
-// problem notes something that must not be.
-func (l *faults) problem(format string, args ...any) {
+// problemf notes something that must not be, once for texts that differ only in
+// numbers.
+func (l *faults) problemf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
+	kind := reNumber.ReplaceAllString(text, "N")
+	if l.told[kind] {
+		return
+	}
+	l.told[kind] = true
 	fmt.Fprintln(l.out, "PROBLEM:", text)
 	l.sum.Problems = append(l.sum.Problems, text)
 }
@@ -304,11 +323,11 @@ func (l *faults) choose() (phase, time.Duration) {
 	at := phase(l.phase)
 	if at == "" {
 		draw := l.rng.IntN(100)
-		for _, p := range phases {
-			if at = p.phase; draw < p.weight {
+		for _, w := range weights {
+			if at = w.phase; draw < w.n {
 				break
 			}
-			draw -= p.weight
+			draw -= w.n
 		}
 	}
 	switch at {
@@ -357,7 +376,7 @@ func (l *faults) hit(ctx context.Context, p *process, n int) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		l.problem("%s %d, %s: %v", l.verb, n, at, err)
+		l.problemf("%s %d, %s: %v", l.verb, n, at, err)
 		return nil
 	}
 	unsent := ask()
@@ -371,7 +390,7 @@ func (l *faults) hit(ctx context.Context, p *process, n int) error {
 		p.kill()
 	}
 	if err != nil {
-		l.problem("%s %d, %s: %v", l.verb, n, at, err)
+		l.problemf("%s %d, %s: %v", l.verb, n, at, err)
 	}
 	l.sum.Times++
 	l.sum.Phases[string(at)]++
@@ -406,7 +425,7 @@ func lastLine(p *process) ([]byte, error) {
 func (l *faults) serves(ctx context.Context, p *process) error {
 	late := time.Now().Add(phasePatience)
 	for _, o := range append([]string{hub}, cells...) {
-		for !l.answers(o) {
+		for !l.answers(ctx, o) {
 			switch {
 			case p.ended():
 				return p.failure()
@@ -422,7 +441,7 @@ func (l *faults) serves(ctx context.Context, p *process) error {
 }
 
 // answers says whether the broker of an overlay takes connections.
-func (l *faults) answers(overlay string) bool {
+func (l *faults) answers(ctx context.Context, overlay string) bool {
 	b, err := os.ReadFile(filepath.Join(l.store, overlay, "ports.json"))
 	if err != nil {
 		return false
@@ -433,7 +452,8 @@ func (l *faults) answers(overlay string) bool {
 	if json.Unmarshal(b, &ports) != nil {
 		return false
 	}
-	c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports.Client)), time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports.Client)))
 	if err != nil {
 		return false
 	}
@@ -483,13 +503,13 @@ func (l *faults) read(p *process) {
 		l.sum.Warnings[what] += n
 	}
 	for _, line := range p.log.errors {
-		l.problem("logged: %s", line)
+		l.problemf("logged: %s", line)
 	}
 }
 
 // calmRuns bounds the undisturbed runs. One is enough where the machine is not
 // so busy that a backlog has grown.
-const calmRuns = 10
+const calmRuns = 6
 
 // catchUp runs weir undisturbed, first under load and then without, until it
 // says itself that everything has arrived or that no more does, and keeps its report. It returns how
@@ -577,7 +597,7 @@ func (l *faults) judge(ctx context.Context) (*Verdict, error) {
 			return nil, err
 		}
 		all = append(all, p)
-		for late := time.Now().Add(phasePatience); !l.answers(o); time.Sleep(20 * time.Millisecond) {
+		for late := time.Now().Add(phasePatience); !l.answers(ctx, o); time.Sleep(20 * time.Millisecond) {
 			if p.ended() {
 				return nil, p.failure()
 			}
@@ -593,7 +613,7 @@ func (l *faults) judge(ctx context.Context) (*Verdict, error) {
 	}
 	for _, p := range slices.Backward(all) { // the hub last
 		if err := p.interrupt(ctx, stopPatience); err != nil {
-			l.problem("%v", err)
+			l.problemf("%v", err)
 		}
 	}
 	return v, nil
@@ -644,7 +664,7 @@ func (l *faults) finish() {
 	well := s.Verdict != nil && s.Verdict.OK && len(s.Problems) == 0
 	s.OK = well
 	if l.broken != "" {
-		s.OK = s.Verdict != nil && !s.Verdict.OK
+		s.OK = s.Verdict != nil && s.Verdict.Harm > 0
 	}
 	fmt.Fprintf(l.out, "%s: %d hit, %d of them with active stages, unsent in %d of %d looks", l.verb, s.Times, s.Active, s.Unsent.Some, s.Unsent.Asked)
 	for _, name := range slices.Sorted(maps.Keys(s.Warnings)) {

@@ -33,7 +33,7 @@ func TestMutantsApply(t *testing.T) {
 
 func TestEditsAreExact(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "f.go"), []byte("one two two"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "f.go"), []byte("one two, two"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for old, want := range map[string]int{"one": 1, "two": 2, "three": 0} {
@@ -45,7 +45,7 @@ func TestEditsAreExact(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	two := mutant{name: "m", edits: []edit{{"f.go", "one", "1"}, {"f.go", "1 two", "12"}}}
+	two := mutant{name: "m", edits: []edit{{"f.go", "one", "1"}, {"f.go", "1 two,", "12"}}}
 	if _, err := two.overlay(dir, dir); err != nil {
 		t.Fatal(err)
 	}

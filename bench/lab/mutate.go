@@ -18,7 +18,8 @@ import (
 const (
 	caught    = "caught"
 	survived  = "SURVIVED"    // the tests have passed
-	notBuilt  = "NOT BUILT"   // so nothing was tested
+	outdated  = "OUTDATED"    // the text to change is not there, so nothing was tested
+	notBuilt  = "NOT BUILT"   // as above
 	notPassed = "BASE FAILED" // the tests fail without it, too
 )
 
@@ -34,9 +35,12 @@ type mutation struct {
 	output  string
 }
 
-// testTimeout bounds the tests of one mutant. A mutant that hangs is one that
-// was caught.
-const testTimeout = 2 * time.Minute
+// Bounds of the tests of one mutant, in which those without it take a few
+// seconds. A mutant that hangs is one that was caught.
+const (
+	testTimeout = 90 * time.Second
+	hangTimeout = 20 * time.Second
+)
 
 func runMutants(ctx context.Context, args []string, out, progress io.Writer) error {
 	fl := flag.NewFlagSet("lab mutate", flag.ContinueOnError)
@@ -73,7 +77,7 @@ func runMutants(ctx context.Context, args []string, out, progress io.Writer) err
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // it is only a temporary one
 	var all []mutation
 	bad := 0
 	for _, m := range table {
@@ -109,10 +113,10 @@ func runMutants(ctx context.Context, args []string, out, progress io.Writer) err
 func (m mutant) try(ctx context.Context, root, dir string) (mutation, error) {
 	began := time.Now()
 	r := mutation{Name: m.name, Why: m.why, Package: m.pkg, Run: m.run, Tests: []string{}}
-	defer func() { r.Seconds = time.Since(began).Seconds() }()
 	overlay, err := m.overlay(root, dir)
 	if err != nil {
-		return r, err
+		r.Outcome, r.output = outdated, err.Error()
+		return r, nil //nolint:nilerr // the outcome says it
 	}
 	var passed bool
 	if r.output, passed, err = m.test(ctx, root, ""); err != nil {
@@ -140,7 +144,11 @@ func (m mutant) try(ctx context.Context, root, dir string) (mutation, error) {
 
 // test runs the tests and says whether they have passed.
 func (m mutant) test(ctx context.Context, root, overlay string) (output string, passed bool, err error) {
-	args := []string{"test", "-short", "-vet=off", "-failfast", "-timeout", testTimeout.String(), "-run", m.run}
+	timeout := testTimeout
+	if m.hangs {
+		timeout = hangTimeout
+	}
+	args := []string{"test", "-short", "-vet=off", "-failfast", "-timeout", timeout.String(), "-run", m.run}
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}

@@ -99,7 +99,7 @@ func TestRatios(t *testing.T) {
 		{Contender: "copier", Size: 256, Rate: 200}, {Contender: "weir", Size: 256, Rate: 75},
 		{Contender: "copier", Size: 256, Rate: 100}, {Contender: "weir", Size: 2048, Rate: 1},
 	}
-	got := ratios(runs, 256, "copier", func(r Run) float64 { return r.Rate })
+	got := ratios(runs, 256, "weir", "copier", func(r Run) float64 { return r.Rate })
 	if want := []float64{0.6, 0.5}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

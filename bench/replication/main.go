@@ -101,6 +101,7 @@ func startProfile(out string) (stop func() error, err error) {
 type Results struct {
 	Machine Machine `json:"machine"`
 	Summary []Row   `json:"summary"`
+	Ratios  []Ratio `json:"ratios"`
 	Runs    []Run   `json:"runs"`
 }
 
@@ -168,8 +169,8 @@ func measure(args []string) error {
 			res.Runs = append(res.Runs, r)
 		}
 	}
-	res.Summary = summarize(all, res.Runs)
-	table(os.Stdout, res.Summary)
+	res.Summary, res.Ratios = summarize(all, res.Runs)
+	table(os.Stdout, res.Summary, res.Ratios)
 	if *out == "" {
 		return nil
 	}

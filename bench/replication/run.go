@@ -41,16 +41,15 @@ type contender struct {
 	direct    bool     // the copier connects to both brokers
 }
 
-const weirName = "weir"
-
 // weirs are the contenders for further builds of weir, which are compared with
 // the first.
 func weirs(builds []string) []contender {
 	var out []contender
 	for i, b := range builds {
-		c := contenders[len(contenders)-1]
-		c.name, c.program = fmt.Sprintf("%s-%d", weirName, i+2), b
-		out = append(out, c)
+		for _, c := range contenders[len(contenders)-2:] {
+			c.name, c.program = fmt.Sprintf("%s-%d", c.name, i+2), b
+			out = append(out, c)
+		}
 	}
 	return out
 }
@@ -63,7 +62,9 @@ var contenders = []contender{ //nolint:gochecknoglobals // a table
 	{name: "copier-async", about: "as copier, with PublishMsgAsync and a window of 10,000", target: plain, copier: []string{"-mode", "async", "-window", "10000"}},
 	{name: "copier-collected", about: "as copier, into a landing stream that the shared stream of the hub collects from: the same streams as weir",
 		target: streams.Landing("cell", stage).Stream, collected: true, copier: []string{}},
-	{name: weirName, about: "weir run: fence, headers, snapshots and metrics on", target: streams.Landing("cell", stage).Stream, collected: true},
+	{name: "weir-landing", about: "weir run as below, but the shared stream of the hub does not collect: one store at the hub, as for copier",
+		target: streams.Landing("cell", stage).Stream},
+	{name: "weir", about: "weir run: fence, headers, snapshots and metrics on", target: streams.Landing("cell", stage).Stream, collected: true},
 }
 
 // Run is the outcome of one run.
@@ -240,6 +241,13 @@ func (r *trial) fill(ctx context.Context) error {
 // target makes the streams of the hub: weir does so itself, and has a process
 // there that looks after them.
 func (r *trial) target(ctx context.Context) error {
+	if r.copier == nil && !r.collected {
+		specs := r.site.file.Specs("hub")
+		for i := range specs {
+			specs[i].Sources = nil
+		}
+		return jetstream.New(r.hub, "hub").Ensure(ctx, specs...)
+	}
 	if r.copier == nil {
 		if _, err := r.start(ctx, "weir hub", cmp.Or(r.program, r.weirBin), r.weirArgs("hub")...); err != nil {
 			return err

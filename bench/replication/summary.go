@@ -21,16 +21,19 @@ type Row struct {
 	CPU       map[string]float64 `json:"cpu_seconds_per_million"` // medians
 	Total     float64            `json:"cpu_seconds_per_million_total"`
 	Other     float64            `json:"other_load_percent_median"`
-	// Ratio is that of weir's rate to this contender's: the median over the runs
-	// of weir, each compared with the mean of the runs before and after it.
-	Ratio    float64 `json:"weir_ratio_median,omitempty"`
-	RatioMin float64 `json:"weir_ratio_min,omitempty"`
-	RatioMax float64 `json:"weir_ratio_max,omitempty"`
-	// CollectedRatio is the same with the rate at which messages arrive in the
-	// shared stream of the hub, for both where both have one.
-	CollectedRatio float64 `json:"weir_collected_ratio_median,omitempty"`
-	// CPURatio is that of the CPU time of all processes.
-	CPURatio float64 `json:"weir_cpu_ratio_median,omitempty"`
+}
+
+// Ratio compares a way of weir with a copier: medians over the runs of weir,
+// each of which is compared with the mean of the copier's runs before and after.
+type Ratio struct {
+	Size      int     `json:"size"`
+	Of        string  `json:"of"`
+	To        string  `json:"to"`
+	Rate      float64 `json:"rate"`
+	Min       float64 `json:"rate_min"`
+	Max       float64 `json:"rate_max"`
+	Collected float64 `json:"collected_rate"` // of the rates at which messages reach the last stream that they have to
+	CPU       float64 `json:"cpu"`            // of the CPU time of all processes
 }
 
 func median(v []float64) float64 {
@@ -41,25 +44,23 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// ratios compares each run of weir with the mean of the nearest runs of a
-// contender before and after it.
-func ratios(runs []Run, size int, name string, of func(Run) float64) []float64 {
-	var out, open []float64 // open are runs of weir since the last one of the contender
+// ratios compares each run of one contender with the mean of the nearest runs
+// of another one before and after it.
+func ratios(runs []Run, size int, of, to string, what func(Run) float64) []float64 {
+	var out, open []float64 // open are runs since the last one of the other
 	before := 0.0
 	for _, r := range runs {
-		if r.Size != size {
-			continue
-		}
-		switch r.Contender {
-		case weirName:
-			open = append(open, of(r))
-		case name:
-			for _, w := range open {
+		switch {
+		case r.Size != size:
+		case r.Contender == of:
+			open = append(open, what(r))
+		case r.Contender == to:
+			for _, v := range open {
 				if before > 0 {
-					out = append(out, w/((before+of(r))/2))
+					out = append(out, v/((before+what(r))/2))
 				}
 			}
-			before, open = of(r), nil
+			before, open = what(r), nil
 		}
 	}
 	return out
@@ -76,8 +77,8 @@ func arrival(r Run) float64 {
 	return r.Rate
 }
 
-func summarize(all []contender, runs []Run) []Row {
-	var rows []Row
+// summarize sums up the runs in the order of the contenders.
+func summarize(all []contender, runs []Run) (rows []Row, rel []Ratio) {
 	var sizes []int
 	for _, r := range runs {
 		if !slices.Contains(sizes, r.Size) {
@@ -86,25 +87,28 @@ func summarize(all []contender, runs []Run) []Row {
 	}
 	for _, size := range sizes {
 		for _, c := range all {
-			var mine []Run
-			cpu := make(map[string][]float64)
-			for _, r := range runs {
-				if r.Size == size && r.Contender == c.name {
-					mine = append(mine, r)
-					for name, v := range r.CPU {
-						cpu[name] = append(cpu[name], v)
-					}
-				}
-			}
+			mine := slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return r.Size != size || r.Contender != c.name })
 			if len(mine) > 0 {
-				rows = append(rows, row(c, size, mine, cpu, runs))
+				rows = append(rows, row(c, size, mine))
+			}
+			if c.copier != nil {
+				continue
+			}
+			for _, to := range all {
+				if v := ratios(runs, size, c.name, to.name, rate); to.copier != nil && len(v) > 0 {
+					rel = append(rel, Ratio{
+						Size: size, Of: c.name, To: to.name, Rate: median(v), Min: slices.Min(v), Max: slices.Max(v),
+						Collected: median(ratios(runs, size, c.name, to.name, arrival)),
+						CPU:       median(ratios(runs, size, c.name, to.name, total)),
+					})
+				}
 			}
 		}
 	}
-	return rows
+	return rows, rel
 }
 
-func row(c contender, size int, mine []Run, cpu map[string][]float64, all []Run) Row {
+func row(c contender, size int, mine []Run) Row {
 	each := func(of func(Run) float64) []float64 {
 		var v []float64
 		for _, r := range mine {
@@ -120,18 +124,14 @@ func row(c contender, size int, mine []Run, cpu map[string][]float64, all []Run)
 	if c.collected {
 		out.Collected = median(each(arrival))
 	}
-	for name, v := range cpu {
-		out.CPU[name] = median(v)
-	}
-	if v := ratios(all, size, c.name, rate); c.copier != nil && len(v) > 0 {
-		out.Ratio, out.RatioMin, out.RatioMax = median(v), slices.Min(v), slices.Max(v)
-		out.CollectedRatio = median(ratios(all, size, c.name, arrival))
-		out.CPURatio = median(ratios(all, size, c.name, total))
+	for name := range mine[0].CPU {
+		out.CPU[name] = median(each(func(r Run) float64 { return r.CPU[name] }))
 	}
 	return out
 }
 
-// processes orders and shortens the names of processes for a table.
+// byProcess writes CPU times with short names of the processes: A is the broker
+// of the cell, B that of the hub.
 func byProcess(cpu map[string]float64) string {
 	short := strings.NewReplacer("broker cell", "A", "broker hub", "B", "weir cell", "weir", "weir hub", "weir-at-B")
 	var parts []string
@@ -150,22 +150,20 @@ func (r Run) String() string {
 }
 
 // table writes the summary as Markdown.
-func table(w io.Writer, rows []Row) {
-	fmt.Fprintln(w, "| size | contender | runs | msgs/s median | min-max | collected | CPU-s per million by process | total | weir / this: rate | min-max | collected | CPU |")
-	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|")
-	cell := func(v float64, format string) string {
-		if v == 0 {
-			return ""
-		}
-		return fmt.Sprintf(format, v)
-	}
+func table(w io.Writer, rows []Row, rel []Ratio) {
+	fmt.Fprintln(w, "| size | contender | runs | msgs/s median | min-max | collected | CPU-s per million by process | total | other load |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|")
 	for _, r := range rows {
-		span := ""
-		if r.Ratio > 0 {
-			span = fmt.Sprintf("%.2f-%.2f", r.RatioMin, r.RatioMax)
+		collected := ""
+		if r.Collected > 0 {
+			collected = fmt.Sprintf("%.0f", r.Collected)
 		}
-		fmt.Fprintf(w, "| %d | %s | %d | %.0f | %.0f-%.0f | %s | %s | %.1f | %s | %s | %s | %s |\n",
-			r.Size, r.Contender, r.Runs, r.Rate, r.Min, r.Max, cell(r.Collected, "%.0f"), byProcess(r.CPU), r.Total,
-			cell(r.Ratio, "%.2f"), span, cell(r.CollectedRatio, "%.2f"), cell(r.CPURatio, "%.2f"))
+		fmt.Fprintf(w, "| %d | %s | %d | %.0f | %.0f-%.0f | %s | %s | %.1f | %.0f%% |\n",
+			r.Size, r.Contender, r.Runs, r.Rate, r.Min, r.Max, collected, byProcess(r.CPU), r.Total, r.Other)
+	}
+	fmt.Fprintln(w, "\n| size | ratio | rate | min-max | collected | CPU |")
+	fmt.Fprintln(w, "|---|---|---|---|---|---|")
+	for _, r := range rel {
+		fmt.Fprintf(w, "| %d | %s / %s | %.2f | %.2f-%.2f | %.2f | %.2f |\n", r.Size, r.Of, r.To, r.Rate, r.Min, r.Max, r.Collected, r.CPU)
 	}
 }

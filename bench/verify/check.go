@@ -128,19 +128,19 @@ func newChecker(f formats, stream, stage string) *checker {
 	}
 }
 
-// find counts a finding and keeps its text.
-func (c *checker) find(count *uint64, format string, args ...any) {
+// findf counts a finding and keeps its text.
+func (c *checker) findf(count *uint64, format string, args ...any) {
 	*count++
 	if len(c.v.Findings) < maxFindings {
 		c.v.Findings = append(c.v.Findings, fmt.Sprintf(format, args...))
 	}
 }
 
-// duplicate counts a message at the hub, once however many signs there are.
-func (c *checker) duplicate(m stored, format string, args ...any) {
+// duplicatef counts a message at the hub, once however many signs there are.
+func (c *checker) duplicatef(m stored, format string, args ...any) {
 	if c.twice != m.seq {
 		c.twice = m.seq
-		c.find(&c.v.Duplicates, "hub: message %d "+format, append([]any{m.seq}, args...)...)
+		c.findf(&c.v.Duplicates, "hub: message %d "+format, append([]any{m.seq}, args...)...)
 	}
 }
 
@@ -148,7 +148,7 @@ func (c *checker) duplicate(m stored, format string, args ...any) {
 func (c *checker) cell(name string, s streamState) {
 	c.cells[name] = &cellState{streamState: s, events: make(map[uint64]*cellEvent, s.messages), sources: map[source]bool{}}
 	if s.messages > 0 && s.first != 1 {
-		c.find(&c.v.Invalid, "%s: the stream begins at %d, so what was before cannot be judged", name, s.first)
+		c.findf(&c.v.Invalid, "%s: the stream begins at %d, so what was before cannot be judged", name, s.first)
 	}
 }
 
@@ -156,7 +156,7 @@ func (c *checker) cell(name string, s streamState) {
 func (c *checker) cellEvent(name string, m stored) {
 	cell := c.cells[name]
 	if prefix := "registration." + name + "."; !strings.HasPrefix(m.subject, prefix) {
-		c.find(&c.v.Invalid, "%s: message %d has subject %s", name, m.seq, m.subject)
+		c.findf(&c.v.Invalid, "%s: message %d has subject %s", name, m.seq, m.subject)
 	}
 	cell.events[m.seq] = &cellEvent{subject: m.subject, header: m.header, data: m.data, time: m.time}
 }
@@ -165,7 +165,7 @@ func (c *checker) cellEvent(name string, m stored) {
 func (c *checker) hub(s streamState) {
 	c.hubState = s
 	if s.messages > 0 && s.first != 1 {
-		c.find(&c.v.Invalid, "hub: the stream begins at %d, so what was before cannot be judged", s.first)
+		c.findf(&c.v.Invalid, "hub: the stream begins at %d, so what was before cannot be judged", s.first)
 	}
 }
 
@@ -174,28 +174,28 @@ func (c *checker) hubEvent(m stored) {
 	c.v.Events++
 	overlay, identity, ok := address(m.subject)
 	if !ok {
-		c.find(&c.v.Invalid, "hub: message %d has subject %s", m.seq, m.subject)
+		c.findf(&c.v.Invalid, "hub: message %d has subject %s", m.seq, m.subject)
 	}
 	var inside *registration
 	switch reg, err := c.formats.open(m.data); {
 	case err != nil:
-		c.find(&c.v.Invalid, "hub: message %d on %s: %v", m.seq, m.subject, err)
+		c.findf(&c.v.Invalid, "hub: message %d on %s: %v", m.seq, m.subject, err)
 	case ok && reg.sender != identity:
-		c.find(&c.v.Invalid, "hub: message %d on %s was sent by %s", m.seq, m.subject, reg.sender)
+		c.findf(&c.v.Invalid, "hub: message %d on %s was sent by %s", m.seq, m.subject, reg.sender)
 	default:
 		inside = &reg
 		c.key(m, reg)
 	}
 	o, err := parseOrigin(one(m.header, headerOrigin))
 	if err != nil {
-		c.find(&c.v.Invalid, "hub: message %d: %v", m.seq, err)
+		c.findf(&c.v.Invalid, "hub: message %d: %v", m.seq, err)
 		return
 	}
 	if !c.follows(m, o) {
 		return
 	}
 	if ok && o.source.overlay != overlay {
-		c.find(&c.v.Invalid, "hub: message %d on %s has its origin in %s", m.seq, m.subject, o.source.overlay)
+		c.findf(&c.v.Invalid, "hub: message %d on %s has its origin in %s", m.seq, m.subject, o.source.overlay)
 		return
 	}
 	if e := c.inCell(m, o); e != nil {
@@ -223,12 +223,12 @@ func one(h map[string][]string, name string) string {
 // key checks that an event is there once and in the order of its node.
 func (c *checker) key(m stored, reg registration) {
 	if first, twice := c.requests[reg.requestID]; twice {
-		c.duplicate(m, "is message %d once more: request %s of %s", first, reg.requestID, reg.sender)
+		c.duplicatef(m, "is message %d once more: request %s of %s", first, reg.requestID, reg.sender)
 		return
 	}
 	c.requests[reg.requestID] = m.seq
 	if before := c.serials[m.subject]; reg.serial <= before {
-		c.find(&c.v.OutOfOrder, "hub: message %d on %s has serial %d after %d", m.seq, m.subject, reg.serial, before)
+		c.findf(&c.v.OutOfOrder, "hub: message %d on %s has serial %d after %d", m.seq, m.subject, reg.serial, before)
 		return
 	}
 	c.serials[m.subject] = reg.serial
@@ -238,7 +238,7 @@ func (c *checker) key(m stored, reg registration) {
 // the position is not new.
 func (c *checker) follows(m stored, o origin) bool {
 	if o.tick || o.seq == 0 || o.source.stage != c.stage || o.source.stream != c.stream {
-		c.find(&c.v.Invalid, "hub: message %d has an origin that stage %s cannot have: %s at %d", m.seq, c.stage, o.source, o.seq)
+		c.findf(&c.v.Invalid, "hub: message %d has an origin that stage %s cannot have: %s at %d", m.seq, c.stage, o.source, o.seq)
 		return false
 	}
 	p := c.progress[o.source]
@@ -248,14 +248,14 @@ func (c *checker) follows(m stored, o origin) bool {
 	}
 	switch {
 	case o.seq == p.seq && o.index <= p.index:
-		c.duplicate(m, "repeats position %d/%d of %s", o.seq, o.index, o.source)
+		c.duplicatef(m, "repeats position %d/%d of %s", o.seq, o.index, o.source)
 		return false
 	case o.seq < p.seq:
 		// What is there twice is told by its request; here it is out of place.
-		c.find(&c.v.OutOfOrder, "hub: message %d has position %d of %s after %d", m.seq, o.seq, o.source, p.seq)
+		c.findf(&c.v.OutOfOrder, "hub: message %d has position %d of %s after %d", m.seq, o.seq, o.source, p.seq)
 		return true
 	case o.seq == p.seq && p.final, o.seq == p.seq && o.index != p.index+1, o.seq > p.seq && (!p.final || o.index != 0):
-		c.find(&c.v.Invalid, "hub: message %d has index %d of %d in %s after index %d of %d (final %t)", m.seq, o.index, o.seq, o.source, p.index, p.seq, p.final)
+		c.findf(&c.v.Invalid, "hub: message %d has index %d of %d in %s after index %d of %d (final %t)", m.seq, o.index, o.seq, o.source, p.index, p.seq, p.final)
 	}
 	p.seq, p.index, p.final = o.seq, o.index, o.final
 	return true
@@ -266,28 +266,28 @@ func (c *checker) follows(m stored, o origin) bool {
 func (c *checker) inCell(m stored, o origin) *cellEvent {
 	cell := c.cells[o.source.overlay]
 	if cell == nil {
-		c.find(&c.v.Foreign, "hub: message %d comes from %s, which is no cell", m.seq, o.source.overlay)
+		c.findf(&c.v.Foreign, "hub: message %d comes from %s, which is no cell", m.seq, o.source.overlay)
 		return nil
 	}
 	if created := cell.created.UnixNano(); o.source.created != created {
-		c.find(&c.v.Foreign, "hub: message %d comes from a stream of %s created at %d, and there is one created at %d", m.seq, o.source.overlay, o.source.created, created)
+		c.findf(&c.v.Foreign, "hub: message %d comes from a stream of %s created at %d, and there is one created at %d", m.seq, o.source.overlay, o.source.created, created)
 		return nil
 	}
 	e := cell.events[o.seq]
 	if e == nil {
-		c.find(&c.v.Foreign, "hub: message %d comes from message %d of %s, which does not exist", m.seq, o.seq, o.source.overlay)
+		c.findf(&c.v.Foreign, "hub: message %d comes from message %d of %s, which does not exist", m.seq, o.seq, o.source.overlay)
 		return nil
 	}
 	if e.times++; e.times > 1 && o.index == 0 {
-		c.duplicate(m, "is message %d of %s once more", o.seq, o.source.overlay)
+		c.duplicatef(m, "is message %d of %s once more", o.seq, o.source.overlay)
 		return nil
 	}
 	cell.sources[o.source] = true
 	if len(cell.sources) > 1 {
-		c.find(&c.v.Invalid, "hub: message %d belongs to %s, and those before it to another source", m.seq, o.source)
+		c.findf(&c.v.Invalid, "hub: message %d belongs to %s, and those before it to another source", m.seq, o.source)
 	}
 	if err := altered(e, m, o); err != nil {
-		c.find(&c.v.Altered, "hub: message %d is not message %d of %s: %v", m.seq, o.seq, o.source.overlay, err)
+		c.findf(&c.v.Altered, "hub: message %d is not message %d of %s: %v", m.seq, o.seq, o.source.overlay, err)
 		return nil
 	}
 	return e
@@ -334,15 +334,15 @@ func (c *checker) complete() {
 			e := cell.events[seq]
 			switch {
 			case e == nil && seq >= cell.first:
-				c.find(&c.v.Holes, "%s: message %d does not exist", name, seq)
+				c.findf(&c.v.Holes, "%s: message %d does not exist", name, seq)
 			case e != nil && e.times == 0:
-				c.find(&c.v.Holes, "%s: message %d on %s is not at the hub", name, seq, e.subject)
+				c.findf(&c.v.Holes, "%s: message %d on %s is not at the hub", name, seq, e.subject)
 			}
 		}
 	}
 	for s, p := range c.progress {
 		if !p.final {
-			c.find(&c.v.Invalid, "hub: the last output for %d of %s is missing", p.seq, s)
+			c.findf(&c.v.Invalid, "hub: the last output for %d of %s is missing", p.seq, s)
 		}
 	}
 }
@@ -398,130 +398,107 @@ func (c *checker) recorded(l line) {
 	c.v.Recorded++
 	c.lines = append(c.lines, l.Overlay)
 	if before, twice := c.known[l.RequestID]; twice {
-		c.find(&c.v.Invalid, "record: lines %d and %d are both of request %s", before, c.v.Recorded, l.RequestID)
+		c.findf(&c.v.Invalid, "record: lines %d and %d are both of request %s", before, c.v.Recorded, l.RequestID)
 		return
 	}
 	c.known[l.RequestID] = c.v.Recorded
 	what := fmt.Sprintf("request %s of %s, acknowledged as message %d of %s in %s", l.RequestID, l.Identity, l.Seq, l.Stream, l.Overlay)
 	if _, ok := c.requests[l.RequestID]; !ok {
-		c.find(&c.v.Missing, "%s, is not at the hub", what)
+		c.findf(&c.v.Missing, "%s, is not at the hub", what)
 	}
 	cell := c.cells[l.Overlay]
 	if cell == nil || l.Stream != c.stream {
-		c.find(&c.v.Lost, "%s: there is no such stream", what)
+		c.findf(&c.v.Lost, "%s: there is no such stream", what)
 		return
 	}
 	e := cell.events[l.Seq]
 	if e == nil {
-		c.find(&c.v.Lost, "%s: the stream has no such message", what)
+		c.findf(&c.v.Lost, "%s: the stream has no such message", what)
 		return
 	}
 	e.recorded = true
 	if e.inside == nil {
 		reg, err := c.formats.open(e.data)
 		if err != nil {
-			c.find(&c.v.Lost, "%s: what the stream holds there is %v", what, err)
+			c.findf(&c.v.Lost, "%s: what the stream holds there is %v", what, err)
 			return
 		}
 		e.inside = &reg
 	}
 	if *e.inside != (registration{l.Identity, l.RequestID, l.Serial}) {
-		c.find(&c.v.Lost, "%s, serial %d: the stream holds there %+v", what, l.Serial, *e.inside)
+		c.findf(&c.v.Lost, "%s, serial %d: the stream holds there %+v", what, l.Serial, *e.inside)
 	}
 }
 
 // report is the part of the document of "weir up --json" that is compared.
 type report struct {
-	Overlays []struct {
-		Name    string `json:"name"`
-		Streams []struct {
-			Name     string `json:"name"`
-			Messages uint64 `json:"messages"`
-			First    uint64 `json:"first"`
-			Last     uint64 `json:"last"`
-			Error    string `json:"error"`
-		} `json:"streams"`
-		Stages []struct {
-			Name       string `json:"name"`
-			UID        string `json:"uid"`
-			In         uint64 `json:"in"`
-			Out        uint64 `json:"out"`
-			Dead       uint64 `json:"dead"`
-			Suppressed uint64 `json:"suppressed"`
-			Missing    uint64 `json:"missing"`
-			TooOld     uint64 `json:"too_old"`
-			Starts     uint64 `json:"starts"`
-			Seq        uint64 `json:"seq"`
-			Lag        uint64 `json:"lag"`
-			LastError  string `json:"last_error"`
-		} `json:"stages"`
-	} `json:"overlays"`
-	Nodes []struct {
-		Overlay   string `json:"overlay"`
-		Published uint64 `json:"published"`
-		Acked     uint64 `json:"acked"`
-		Failed    uint64 `json:"failed"`
+	Overlays []overlayReport `json:"overlays"`
+	Nodes    []struct {
+		Overlay string `json:"overlay"`
+		Acked   uint64 `json:"acked"`
 	} `json:"nodes"`
+}
+
+type overlayReport struct {
+	Name    string         `json:"name"`
+	Streams []streamReport `json:"streams"`
+	Stages  []stageReport  `json:"stages"`
+}
+
+type streamReport struct {
+	Name     string `json:"name"`
+	Messages uint64 `json:"messages"`
+	Last     uint64 `json:"last"`
+	Error    string `json:"error"`
+}
+
+type stageReport struct {
+	UID        string `json:"uid"`
+	In         uint64 `json:"in"`
+	Out        uint64 `json:"out"`
+	Dead       uint64 `json:"dead"`
+	Suppressed uint64 `json:"suppressed"`
+	Missing    uint64 `json:"missing"`
+	TooOld     uint64 `json:"too_old"`
+	Starts     uint64 `json:"starts"`
+	Seq        uint64 `json:"seq"`
+	Lag        uint64 `json:"lag"`
+}
+
+func (o overlayReport) stream(name string) (streamReport, bool) {
+	i := slices.IndexFunc(o.Streams, func(s streamReport) bool { return s.Name == name })
+	if i < 0 {
+		return streamReport{}, false
+	}
+	return o.Streams[i], true
+}
+
+// same compares a counter of weir with what was read.
+func (c *checker) same(said, read uint64, what string) {
+	if said != read {
+		c.findf(&c.v.Disagreement, "weir says %d and %d were read: %s", said, read, what)
+	}
 }
 
 // report compares the counters of weir with what was read. acked is how many
 // of the last lines of the record were written in the run of the report, or -1.
 func (c *checker) report(r report, hub string, acked int) {
-	same := func(what string, said, read uint64) {
-		if said != read {
-			c.find(&c.v.Disagreement, "weir says %d and %d were read: %s", said, read, what)
-		}
-	}
-	landed := map[string]uint64{}
-	seen := map[string]bool{}
+	overlays := map[string]overlayReport{}
 	for _, o := range r.Overlays {
-		for _, s := range o.Streams {
-			if cell, ok := strings.CutPrefix(s.Name, "UP_"); ok && o.Name == hub {
-				if cell, ok = strings.CutSuffix(cell, "_"+c.stage); ok {
-					landed[cell] = s.Last
-				}
-			}
-			if s.Name != c.stream {
-				continue
-			}
-			state := c.hubState
-			if cell := c.cells[o.Name]; cell != nil {
-				state = cell.streamState
-			} else if o.Name != hub {
-				c.find(&c.v.Disagreement, "weir reports overlay %s, which was not read", o.Name)
-				continue
-			}
-			seen[o.Name] = true
-			if s.Error != "" {
-				c.find(&c.v.Disagreement, "weir could not read %s of %s: %s", s.Name, o.Name, s.Error)
-			}
-			same(o.Name+": last sequence of "+s.Name, s.Last, state.last)
-			same(o.Name+": messages in "+s.Name, s.Messages, state.messages)
-		}
-		for _, s := range o.Stages {
-			cell := c.cells[o.Name]
-			if s.UID != c.stage || cell == nil {
-				continue
-			}
-			seen[o.Name+"/"+c.stage] = true
-			same(o.Name+": last input of stage "+s.UID, s.Seq, cell.last)
-			for what, n := range map[string]uint64{"lag": s.Lag, "dead letters": s.Dead, "missing inputs": s.Missing, "inputs that are too old": s.TooOld} {
-				same(fmt.Sprintf("%s: %s of stage %s", o.Name, what, s.UID), n, 0)
-			}
-			if s.Starts == 1 && s.In != s.Out+s.Suppressed {
-				c.find(&c.v.Disagreement, "%s: stage %s says that %d inputs made %d outputs and that %d more were stored before", o.Name, s.UID, s.In, s.Out, s.Suppressed)
-			}
-		}
+		overlays[o.Name] = o
 	}
-	for name, cell := range c.cells {
-		if !seen[name] || !seen[name+"/"+c.stage] {
-			c.find(&c.v.Disagreement, "the report leaves out %s, its stream %s or its stage %s", name, c.stream, c.stage)
-			continue
-		}
-		same(name+": outputs in its landing stream", landed[name], cell.last)
+	c.reportedStream(overlays[hub], hub, c.hubState)
+	for _, name := range slices.Sorted(maps.Keys(c.cells)) {
+		cell := c.cells[name]
+		c.reportedStream(overlays[name], name, cell.streamState)
+		c.reportedStage(overlays[name], name, cell)
+		landing, _ := overlays[hub].stream("UP_" + name + "_" + c.stage)
+		c.same(landing.Last, cell.last, name+": outputs in its landing stream")
 	}
-	if !seen[hub] {
-		c.find(&c.v.Disagreement, "the report leaves out %s or its stream %s", hub, c.stream)
+	for name := range overlays {
+		if name != hub && c.cells[name] == nil {
+			c.findf(&c.v.Disagreement, "weir reports overlay %s, which was not read", name)
+		}
 	}
 	if acked < 0 {
 		return
@@ -531,7 +508,36 @@ func (c *checker) report(r report, hub string, acked int) {
 		tail[overlay]++
 	}
 	for _, n := range r.Nodes {
-		same(n.Overlay+": acknowledged registrations", n.Acked, tail[n.Overlay])
+		c.same(n.Acked, tail[n.Overlay], n.Overlay+": acknowledged registrations")
+	}
+}
+
+// reportedStream compares what weir says about the stream of an overlay.
+func (c *checker) reportedStream(o overlayReport, name string, state streamState) {
+	s, ok := o.stream(c.stream)
+	if !ok || s.Error != "" {
+		c.findf(&c.v.Disagreement, "weir does not know stream %s of %s: %s", c.stream, name, s.Error)
+		return
+	}
+	c.same(s.Last, state.last, name+": last sequence of "+c.stream)
+	c.same(s.Messages, state.messages, name+": messages in "+c.stream)
+}
+
+// reportedStage compares what weir says about the stage of a cell.
+func (c *checker) reportedStage(o overlayReport, name string, cell *cellState) {
+	i := slices.IndexFunc(o.Stages, func(s stageReport) bool { return s.UID == c.stage })
+	if i < 0 {
+		c.findf(&c.v.Disagreement, "weir does not know stage %s of %s", c.stage, name)
+		return
+	}
+	s, where := o.Stages[i], name+": stage "+c.stage+": "
+	c.same(s.Seq, cell.last, where+"last input")
+	c.same(s.Lag, 0, where+"lag")
+	c.same(s.Dead, 0, where+"dead letters")
+	c.same(s.Missing, 0, where+"missing inputs")
+	c.same(s.TooOld, 0, where+"inputs that are too old")
+	if s.Starts == 1 && s.In != s.Out+s.Suppressed {
+		c.findf(&c.v.Disagreement, "%sweir says that %d inputs made %d outputs and that %d more were stored before", where, s.In, s.Out, s.Suppressed)
 	}
 }
 

@@ -141,7 +141,7 @@ func readRecord(path string, c *checker) error {
 	if err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	if err := c.record(f); err != nil {
 		return fmt.Errorf("record: %w", err)
 	}

@@ -55,10 +55,10 @@ func parseOrigin(text string) (origin, error) {
 			errs = append(errs, fmt.Errorf("origin %.200q: a name is missing", text))
 		}
 	}
-	o.source.created = int64(number(f[3])) //nolint:gosec // 63 bits
+	o.source.created = int64(number(f[3]))
 	o.source.epoch = number(f[4])
 	o.seq = number(f[5])
-	o.time = int64(number(f[6])) //nolint:gosec // 63 bits
+	o.time = int64(number(f[6]))
 	if f[7] != "-" {
 		o.tick = true
 		number(f[7])
