@@ -77,7 +77,8 @@ func (l *Lease) Do(ctx context.Context, active func(context.Context, *Held) erro
 // Close frees what the lease holds on its connection.
 func (l *Lease) Close() error { return l.state.Close() }
 
-// acquire watches the record until it is free or has stood still for the ttl.
+// acquire watches the record until it is free, is the holder's own from before,
+// or has stood still for the ttl.
 func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 	poll := l.ttl / 6
 	var rev uint64
@@ -91,7 +92,7 @@ func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 			if first || now != rev {
 				rev, since = now, time.Now()
 			}
-			if len(value) == 0 || time.Since(since) >= l.ttl {
+			if len(value) == 0 || string(value) == l.holder || time.Since(since) >= l.ttl {
 				sent := time.Now()
 				won, err := l.state.Save(ctx, l.key, []byte(l.holder), rev)
 				if err == nil {
