@@ -110,8 +110,8 @@ type Cursor interface {
 	// fully handled. It is a hint for operators (lag of the durable consumer),
 	// never the position that a restart relies on.
 	Done(ctx context.Context, upTo uint64) error
-	// Lag asks the broker. Pending is exact: zero means that everything stored
-	// before Lag.Now has been returned by Next.
+	// Lag asks the broker. A Pending of zero is exact: everything stored before
+	// Lag.Now has been returned by Next. Any other number may be a moment old.
 	Lag(ctx context.Context) (Lag, error)
 	// Close ends the cursor and frees what it holds on the broker.
 	Close() error

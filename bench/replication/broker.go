@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -87,9 +88,9 @@ func (s *site) address(overlay string) (url, key string, err error) {
 const ready = "ready"
 
 // runBroker is the main function of a process that is an overlay's broker: what
-// weir run embeds, in a process of its own.
-//
-// If profile is not empty, the time between two signals USR1 is profiled.
+// weir run embeds, in a process of its own. It ends when its input does, so it
+// does not outlive the benchmark, however that ends. Each line of the input
+// begins a profile or ends one.
 func runBroker(path, overlay, profile string) error {
 	s := &site{path: path}
 	if err := s.load(); err != nil {
@@ -113,15 +114,23 @@ func runBroker(path, overlay, profile string) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	usr1 := make(chan os.Signal, 2)
-	signal.Notify(usr1, syscall.SIGUSR1)
+	marks := make(chan struct{})
+	go func() {
+		defer close(marks)
+		for sc := bufio.NewScanner(os.Stdin); sc.Scan(); {
+			marks <- struct{}{}
+		}
+	}()
 	fmt.Println(ready)
 	var end func() error // of the profile that is being taken
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-usr1:
+		case _, ok := <-marks:
+			if !ok {
+				return nil
+			}
 		}
 		if end == nil {
 			end, err = startProfile(profile)

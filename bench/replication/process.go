@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 type process struct {
 	name string
 	cmd  *exec.Cmd
+	in   io.WriteCloser
 	log  string
 	done chan struct{}
 	err  error // valid once done
@@ -36,7 +38,10 @@ func start(ctx context.Context, dir, name, program string, args ...string) (*pro
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 15 * time.Second
-	if err := p.cmd.Start(); err != nil {
+	if p.in, err = p.cmd.StdinPipe(); err == nil {
+		err = p.cmd.Start()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	go func() {

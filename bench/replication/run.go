@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -179,7 +179,7 @@ func (r *trial) run(ctx context.Context) (Run, error) {
 func (r *trial) mark() {
 	if r.profile != "" {
 		for _, p := range r.all[:2] {
-			_ = p.cmd.Process.Signal(syscall.SIGUSR1) // should it have ended, that shows elsewhere
+			_, _ = io.WriteString(p.in, "mark\n") // should it have ended, that shows elsewhere
 		}
 	}
 }
@@ -272,7 +272,7 @@ func (r *trial) target(ctx context.Context) error {
 // weirArgs are those of weir run for an overlay. When profiles are wanted, this
 // program is weir.
 func (r *trial) weirArgs(overlay string) []string {
-	args := []string{"run", r.site.path, "--overlay", overlay, "--json"}
+	args := []string{"run", r.site.path, "--overlay", overlay, "--json", "--for", (2 * patience).String()}
 	if out := r.profiles("weir-" + overlay); out != "" {
 		args = append([]string{"weir", out}, args...)
 	}

@@ -66,8 +66,9 @@ max_age: 72h
 
 type replicator struct {
 	Config
-	self string // as it appears in Weir-Hops
-	name string // uid of the stage
+	self string   // as it appears in Weir-Hops
+	hops []string // that field of a message which has crossed none before
+	name string   // uid of the stage
 }
 
 // New validates the configuration and returns a replicator, which has no state.
@@ -75,7 +76,8 @@ func New(c Config, self processors.Self) (processors.Processor, error) {
 	if err := errors.Join(c.validate()...); err != nil {
 		return nil, err
 	}
-	return &replicator{Config: c, self: self.Overlay + "/" + self.Stage, name: self.Stage}, nil
+	name := self.Overlay + "/" + self.Stage
+	return &replicator{Config: c, self: name, hops: []string{name}, name: self.Stage}, nil
 }
 
 func (c Config) validate() []error {
@@ -130,7 +132,20 @@ func (r *replicator) Process(m streams.Msg) ([]streams.Msg, error) {
 		}
 	}
 
-	// All new values are written into one buffer and share one string.
+	hops := r.hops
+	if len(crossed) > 0 {
+		hops = []string{r.after(crossed)}
+	}
+	h := m.Header.Forward()
+	h[streams.HeaderHops] = hops
+	if r.ChoriaSource != "" {
+		h[HeaderChoriaSource] = append(h[HeaderChoriaSource], r.choria(m))
+	}
+	return []streams.Msg{{Subject: subject, Header: h, Data: m.Data}}, nil
+}
+
+// after adds this replicator to those that a message has crossed.
+func (r *replicator) after(crossed []string) string {
 	var buf [224]byte
 	b := buf[:0]
 	for _, v := range crossed {
@@ -139,19 +154,7 @@ func (r *replicator) Process(m streams.Msg) ([]streams.Msg, error) {
 			b = append(b, ',')
 		}
 	}
-	b = append(b, r.self...)
-	endHops := len(b)
-	if r.ChoriaSource != "" {
-		b = r.appendChoria(b, m)
-	}
-	text := string(b)
-
-	h := m.Header.Forward()
-	h[streams.HeaderHops] = []string{text[:endHops]}
-	if r.ChoriaSource != "" {
-		h[HeaderChoriaSource] = append(h[HeaderChoriaSource], text[endHops:])
-	}
-	return []streams.Msg{{Subject: subject, Header: h, Data: m.Data}}, nil
+	return string(append(b, r.self...))
 }
 
 // admit refuses a message that has been here or has crossed too much. The
@@ -177,7 +180,10 @@ func (r *replicator) admit(crossed []string) error {
 	return nil
 }
 
-func (r *replicator) appendChoria(b []byte, m streams.Msg) []byte {
+// choria is a value of the header Choria-SR-Source.
+func (r *replicator) choria(m streams.Msg) string {
+	var buf [128]byte
+	b := buf[:0]
 	seq, ms := int64(-1), int64(-1)
 	if m.Seq > 0 {
 		seq = int64(m.Seq)
@@ -193,7 +199,7 @@ func (r *replicator) appendChoria(b []byte, m streams.Msg) []byte {
 	b = append(b, ' ')
 	b = append(b, r.name...)
 	b = append(b, ' ')
-	return strconv.AppendInt(b, ms, 10)
+	return string(strconv.AppendInt(b, ms, 10))
 }
 
 // Select implements processors.Selector.

@@ -34,24 +34,7 @@ type site struct {
 // closed, also after an error.
 func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, reg processors.Registry, log *slog.Logger) (*site, error) {
 	s := &site{file: f, overlay: o, log: log}
-	var err error
-	if o.Broker.Embedded != nil {
-		// An uplink that was started a moment ago may not have its ports yet.
-		err = patiently(ctx, func() (err error) {
-			s.broker, err = startBroker(f, o, log)
-			return err
-		})
-		if errors.Is(err, broker.ErrInUse) {
-			log.Info("another process runs the embedded broker, connecting to it", "overlay", o.Name)
-			err = nil
-		}
-	}
-	if err == nil {
-		err = patiently(ctx, func() (err error) {
-			s.nc, err = s.connect(topology.RoleRunner)
-			return err
-		})
-	}
+	err := s.open(ctx)
 	if err == nil {
 		host, _ := os.Hostname() // only a name for operators
 		s.runner, err = topology.NewRunner(f, o.Name, reg, s.nc, fmt.Sprintf("%s-%d", host, os.Getpid()), log)
@@ -59,15 +42,31 @@ func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, reg pro
 	return s, err
 }
 
-// patience is how long a site waits for a broker that another process starts.
+// patience is how long a site waits for a broker that another process starts,
+// or is about to end.
 const patience = 30 * time.Second
 
-// patiently tries again while a broker of this machine has not said yet where
-// it listens.
-func patiently(ctx context.Context, try func() error) error {
+// open starts the broker, where that is this process's to do, and connects.
+func (s *site) open(ctx context.Context) error {
+	told := false
 	for began := time.Now(); ; {
-		err := try()
-		if !errors.Is(err, fs.ErrNotExist) || time.Since(began) > patience {
+		elsewhere := false
+		var err error
+		if s.overlay.Broker.Embedded != nil {
+			s.broker, err = startBroker(s.file, s.overlay, s.log)
+			elsewhere = errors.Is(err, broker.ErrInUse)
+		}
+		if elsewhere && !told {
+			s.log.Info("another process runs the embedded broker, connecting to it", "overlay", s.overlay.Name)
+			told = true
+		}
+		if err == nil || elsewhere {
+			s.nc, err = s.connect(topology.RoleRunner)
+		}
+		// The other process may not have said yet where it listens, or be gone by
+		// now; and an uplink that was started a moment ago has no ports yet.
+		again := elsewhere || errors.Is(err, fs.ErrNotExist)
+		if err == nil || !again || time.Since(began) > patience {
 			return err
 		}
 		select {
