@@ -439,7 +439,6 @@ func TestEmbeddedBrokerMovesOn(t *testing.T) {
 	b := run("mt-1")
 	eventually(t, "the second copy has connected to the first", func() bool { return strings.Contains(b.out.String(), "another process runs the embedded broker") })
 	a.kill()
-	eventually(t, "the second copy runs the broker", func() bool { return strings.Contains(b.out.String(), "it runs here now") })
 	eventually(t, "the second copy is active", func() bool {
 		return strings.Contains(b.out.String(), "stage is active here\" overlay=mt-1 stage=raise")
 	})
