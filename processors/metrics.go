@@ -25,7 +25,11 @@ type Metrics struct {
 	Active        atomic.Bool  // this copy holds the lease
 }
 
-func (m *Metrics) position(seq, epoch uint64) {
+// position says how far everything is stored. A freshness of 0 is not known.
+func (m *Metrics) position(seq, epoch uint64, fresh int64) {
 	m.Seq.Store(seq)
 	m.Epoch.Store(epoch)
+	if fresh != 0 {
+		m.Freshness.Store(fresh)
+	}
 }

@@ -326,10 +326,14 @@ func (r *run) maybeSnapshot(ctx context.Context) error {
 	return r.snapshot(ctx)
 }
 
-// snapshot saves the state after the last input. It does nothing while
-// outputs that are known to be stored are being repeated.
+// snapshot saves the state after the last input, when what follows from it is
+// stored. It does nothing while outputs that are known to be stored are being
+// repeated.
 func (r *run) snapshot(ctx context.Context) error {
-	if r.to.skip > 0 || r.dead.skip > 0 || len(r.to.msgs) > 0 || len(r.dead.msgs) > 0 ||
+	if err := r.to.wait(); err != nil {
+		return err
+	}
+	if r.to.skip > 0 || r.dead.skip > 0 || len(r.to.queue.msgs) > 0 || len(r.dead.queue.msgs) > 0 ||
 		(r.to.found && r.to.upTo.Seq > r.seq) || (r.dead.found && r.dead.upTo.Seq > r.seq) {
 		return nil
 	}

@@ -20,7 +20,8 @@ import (
 type rig struct {
 	*testing.T
 	b      *memory.Broker
-	n      int // messages appended
+	n      int           // messages appended
+	skew   time.Duration // of the broker's clock
 	make   func() (processors.Processor, error)
 	edit   func(*processors.Stage)
 	shared bool
@@ -30,7 +31,8 @@ type rig struct {
 func rigged(t *testing.T, test func(*rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{T: t, b: memory.New(time.Now), make: newEcho}
+		r := &rig{T: t, make: newEcho}
+		r.b = memory.New(func() time.Time { return time.Now().Add(r.skew) })
 		r.ok(r.b.Ensure(t.Context(),
 			streams.Spec{Name: "IN", Subjects: []string{"in.>"}},
 			streams.Spec{Name: "LAND", Subjects: []string{"up.cell.it.>"}},
@@ -52,10 +54,16 @@ func (r *rig) append(n int) {
 	r.Helper()
 	for range n {
 		r.n++
-		time.Sleep(time.Second)
-		_, err := r.b.Append(r.Context(), streams.Msg{Subject: "in.x", Data: fmt.Appendf(nil, "%d", r.n)})
-		r.ok(err)
+		r.say(fmt.Sprint(r.n))
 	}
+}
+
+// say stores a message.
+func (r *rig) say(data string) {
+	r.Helper()
+	time.Sleep(time.Second)
+	_, err := r.b.Append(r.Context(), streams.Msg{Subject: "in.x", Data: []byte(data)})
+	r.ok(err)
 }
 
 // echo passes everything on, and refuses what it is told to.
@@ -227,7 +235,7 @@ func TestRemovedInputsAreToldUnderAFilter(t *testing.T) {
 	rigged(t, func(r *rig) {
 		land := streams.Spec{Name: "LAND", Subjects: []string{"up.cell.it.>"}, MaxMsgs: 4, Discard: streams.DiscardNew}
 		r.ok(r.b.Ensure(r.Context(), land))
-		const stored, read, head = 600, 512, 561
+		const stored, read, head = 1100, 2 * 512, 1061 // one part is on its way and one is ready
 		r.append(stored)
 		r.edit = func(s *processors.Stage) {
 			s.Selection.Filter, s.From = "in.x", r.b.Source("IN", "", "in.x")
@@ -250,8 +258,8 @@ func TestRemovedInputsAreToldUnderAFilter(t *testing.T) {
 				data++
 			}
 		}
-		if fmt.Sprint(gaps) != "[513-560]" || data != read+stored-head+1 {
-			r.Errorf("gaps %v and %d outputs, want 513-560 and %d", gaps, data, read+stored-head+1)
+		if fmt.Sprint(gaps) != "[1025-1060]" || data != read+stored-head+1 {
+			r.Errorf("gaps %v and %d outputs, want 1025-1060 and %d", gaps, data, read+stored-head+1)
 		}
 	})
 }
@@ -569,5 +577,159 @@ func TestLeaseThatRanOutStopsTheStage(t *testing.T) {
 			r.Errorf("ended with %v", err)
 		}
 		r.want(sequence(1, 5)...)
+	})
+}
+
+var errKilled = fmt.Errorf("killed: %w", streams.ErrFenced)
+
+// deadly kills whoever publishes.
+type deadly struct{ streams.Sink }
+
+func (deadly) Publish(context.Context, []streams.Msg) (uint64, error) { return 0, errKilled }
+
+// frail kills at the nth save.
+type frail struct {
+	streams.State
+	n int
+}
+
+func (f *frail) Save(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	if f.n--; f.n <= 0 {
+		return 0, errKilled
+	}
+	return f.State.Save(ctx, key, value, rev)
+}
+
+// TestLettersComeBeforeOutputs: with a changed configuration a stage without
+// state goes on after its newest output, so the letters before that one have to
+// be stored by then (D5).
+func TestLettersComeBeforeOutputs(t *testing.T) {
+	rigged(t, func(r *rig) {
+		r.append(1)
+		r.say("bad")
+		r.append(1)
+		r.edit = func(s *processors.Stage) { s.Dead = deadly{s.Dead} }
+		if err := r.run(); !errors.Is(err, errKilled) {
+			t.Fatalf("got %v", err)
+		}
+		r.edit = func(s *processors.Stage) { s.Config = "b" }
+		r.ok(r.run())
+		r.want(1, 2)
+		if n := len(r.b.All("DEAD")); n != 1 {
+			t.Errorf("%d dead letters, want 1", n)
+		}
+	})
+}
+
+// TestRecreatedSourceWithoutThePosition: a source that was made anew and
+// emptied cannot be told from the former one by its messages (D2).
+func TestRecreatedSourceWithoutThePosition(t *testing.T) {
+	rigged(t, func(r *rig) {
+		r.append(2)
+		r.ok(r.run())
+		r.ok(r.b.Recreate(r.Context(), "IN"))
+		r.append(3)
+		r.ok(r.b.Remove(r.Context(), "IN", 2))
+		if err := r.run(); !errors.Is(err, processors.ErrSourceChanged) {
+			t.Errorf("got %v", err)
+		}
+		r.want(1, 2)
+	})
+}
+
+// guard tells when it has heard nothing for ten seconds, and when it has again.
+type guard struct {
+	seen   time.Time
+	silent bool
+}
+
+func (g *guard) Process(m streams.Msg) ([]streams.Msg, error) {
+	back := g.silent
+	g.seen, g.silent = m.Time, false
+	if back {
+		return []streams.Msg{{Subject: "out.back"}}, nil
+	}
+	return nil, nil
+}
+
+func (g *guard) Tick(now time.Time) ([]streams.Msg, error) {
+	if g.silent || now.Sub(g.seen) <= 10*time.Second {
+		return nil, nil
+	}
+	g.silent = true
+	return []streams.Msg{{Subject: "out.silent"}}, nil
+}
+
+func (g *guard) Snapshot() ([]byte, error) {
+	b, err := g.seen.MarshalBinary()
+	if g.silent {
+		b = append(b, 1)
+	}
+	return append(b, byte(len(b))), err
+}
+
+func (g *guard) Restore(b []byte) error {
+	const plain = 15 // bytes of a time in UTC
+	g.silent = len(b) > plain+1
+	return g.seen.UnmarshalBinary(b[:plain])
+}
+
+// TestTicksAreRepeatedWhenTheClockWentBack: a tick at rest is not forced by the
+// time of any message, so only the target shows where it was run (D2).
+func TestTicksAreRepeatedWhenTheClockWentBack(t *testing.T) {
+	rigged(t, func(r *rig) {
+		said := func() string {
+			var s []string
+			for _, m := range r.target() {
+				s = append(s, strings.TrimPrefix(m.Subject, "up.cell.it.out."))
+			}
+			return strings.Join(s, " ")
+		}
+		r.make = func() (processors.Processor, error) { return &guard{}, nil }
+		r.append(1)
+		r.edit = func(s *processors.Stage) { s.State = &frail{State: s.State, n: 3} }
+		// It dies when it ends: the message is covered by a snapshot, the tick is not.
+		if err := r.run(); !errors.Is(err, errKilled) {
+			t.Fatalf("got %v", err)
+		}
+		if got := said(); got != "silent" {
+			t.Fatalf("it said %q", got)
+		}
+		r.skew, r.edit = -55*time.Second, nil
+		r.append(1)
+		r.ok(r.run())
+		if got := said(); got != "silent back silent" {
+			t.Errorf("it said %q", got)
+		}
+	})
+}
+
+// TestNothingIsAcknowledgedOnItsWay: a stage goes on while its outputs are being
+// stored, and its snapshot must not (D1).
+func TestNothingIsAcknowledgedOnItsWay(t *testing.T) {
+	rigged(t, func(r *rig) {
+		saved := func() (seq uint64) {
+			value, _, err := r.b.State().Load(r.Context(), processors.StateKey("it"))
+			r.ok(err)
+			var rec struct{ Seq uint64 }
+			r.ok(json.Unmarshal(value, &rec))
+			return rec.Seq
+		}
+		held := make(chan struct{})
+		r.edit = func(s *processors.Stage) {
+			s.SnapshotEvery, s.To = 1, &pausing{Sink: s.To, wait: held}
+		}
+		done := make(chan error)
+		go func() { done <- r.run() }()
+		r.append(1) // after a while without a snapshot
+		synctest.Wait()
+		if seq := saved(); seq != 0 {
+			t.Errorf("saved at %d while nothing is stored", seq)
+		}
+		close(held)
+		r.ok(<-done)
+		if seq := saved(); seq != 1 {
+			t.Errorf("saved at %d, want 1", seq)
+		}
 	})
 }

@@ -20,7 +20,7 @@ const (
 
 // Bounds of what a stage holds between two writes.
 const (
-	flushMsgs  = 5000
+	flushMsgs  = 10000
 	flushBytes = 8 << 20
 )
 
@@ -52,7 +52,8 @@ var (
 //   - D3: a write that does not meet the position it expects is refused by the
 //     server, and Run ends.
 //   - D5: what cannot be processed goes to Dead, with the same guarantee.
-//   - D6: at most flushMsgs messages or flushBytes bytes are between two writes.
+//   - D6: at most flushMsgs messages or flushBytes bytes are on their way, and as
+//     many are ready for the write that follows.
 //
 // The fields are set before Run and not changed afterwards.
 type Stage struct {
@@ -97,6 +98,7 @@ type run struct {
 	saved      time.Time // when snap was saved
 	seq        uint64    // last input handled
 	seqTime    time.Time
+	eventTime  int64 // event time of the last input of a batch, nanoseconds since 1970
 	epoch      uint64
 	created    time.Time
 	tick       time.Time        // last tick run
@@ -126,11 +128,13 @@ func (s Stage) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stage %s: starting: %w", s.UID, err)
 	}
-	s.Metrics.position(r.seq, r.epoch)
+	s.Metrics.position(r.seq, r.epoch, 0)
 	err = r.loop(ctx, work)
 	if err == nil {
 		err = r.snapshot(work)
 	}
+	stop() // a write that is still under way is of no use any more
+	_ = r.to.wait()
 	if cerr := r.cur.Close(); cerr != nil {
 		s.Log.Debug("closing cursor", "error", cerr)
 	}
@@ -223,12 +227,8 @@ func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
 	}
 	r.Metrics.In.Add(uint64(len(msgs)))
 	r.Metrics.InBytes.Add(uint64(bytes))
-	if err := r.flush(ctx); err != nil {
-		return err
-	}
-	r.Metrics.position(r.seq, r.epoch)
-	r.Metrics.Freshness.Store(msgs[len(msgs)-1].EventTime().UnixNano())
-	return nil
+	r.eventTime = msgs[len(msgs)-1].EventTime().UnixNano()
+	return r.flush(ctx)
 }
 
 // Pauses between two looks at the head of the source.
@@ -316,13 +316,24 @@ func (r *run) origin() streams.Origin {
 
 func (r *run) full() bool { return r.to.full() || r.dead.full() }
 
-// flush stores the dead letters first and then the outputs. So the newest
-// output tells that all dead letters up to its input are stored as well.
+// flush stores the dead letters that are queued and then sends the outputs,
+// which are on their way when it returns. So the newest output tells that all
+// dead letters up to its input are stored as well, and no two writes of a stage
+// overlap.
 func (r *run) flush(ctx context.Context) error {
-	if err := r.dead.flush(ctx); err != nil {
-		return err
+	if len(r.dead.queue.msgs) > 0 {
+		if err := r.to.wait(); err != nil {
+			return err
+		}
+		if err := r.dead.send(ctx, func() {}); err != nil {
+			return err
+		}
+		if err := r.dead.wait(); err != nil {
+			return err
+		}
 	}
-	return r.to.flush(ctx)
+	seq, epoch, fresh := r.seq, r.epoch, r.eventTime
+	return r.to.send(ctx, func() { r.Metrics.position(seq, epoch, fresh) })
 }
 
 // atEnd moves the position to an end of the source that was seen before it was
@@ -344,12 +355,15 @@ func (r *run) atEnd(ctx context.Context, info streams.Info) error {
 	case !errors.Is(err, streams.ErrNotFound):
 		return err
 	}
-	r.Metrics.position(r.seq, r.epoch)
+	r.Metrics.position(r.seq, r.epoch, 0)
 	return nil
 }
 
 // atRest is called when nothing has come for a while.
 func (r *run) atRest(ctx context.Context) error {
+	if err := r.to.wait(); err != nil {
+		return err
+	}
 	info, err := r.From.Info(ctx)
 	if err != nil {
 		return err

@@ -12,7 +12,9 @@ import (
 )
 
 // target is one of the two sinks of a running stage, with what is on its way
-// there and how far it has come.
+// there and how far it has come. Outputs are queued by the goroutine of the
+// stage and stored by one of their own, so that the stage handles further
+// inputs meanwhile. Between send and wait, sink, alone and end are the latter's.
 type target struct {
 	run  *run
 	name string
@@ -25,6 +27,13 @@ type target struct {
 	alone bool
 	dirty bool // something may have been written since the snapshot
 
+	queue   outputs
+	sent    outputs
+	storing chan error // gives the outcome of sent; nil when nothing is under way
+}
+
+// outputs of a stage, with the position of each.
+type outputs struct {
 	msgs    []streams.Msg
 	origins []streams.Origin
 	bytes   int
@@ -68,26 +77,60 @@ func (t *target) add(m streams.Msg, o streams.Origin, when string) {
 	values := [2]string{o.String(), when}
 	m.Header[streams.HeaderOrigin] = values[0:1:1]
 	m.Header[streams.HeaderTime] = values[1:2:2]
-	t.msgs = append(t.msgs, m)
-	t.origins = append(t.origins, o)
-	t.bytes += m.Size()
+	q := &t.queue
+	q.msgs = append(q.msgs, m)
+	q.origins = append(q.origins, o)
+	q.bytes += m.Size()
 }
 
-func (t *target) full() bool { return len(t.msgs) >= flushMsgs || t.bytes >= flushBytes }
+func (t *target) full() bool { return len(t.queue.msgs) >= flushMsgs || t.queue.bytes >= flushBytes }
 
-// flush stores what is queued, however long it takes, until ctx ends.
-func (t *target) flush(ctx context.Context) error {
-	if len(t.msgs) == 0 {
+// send begins to store what is queued, once what was sent before is stored.
+// When this is stored as well, done is called.
+func (t *target) send(ctx context.Context, done func()) error {
+	if err := t.wait(); err != nil {
+		return err
+	}
+	if len(t.queue.msgs) == 0 {
+		done()
 		return nil
 	}
-	m := t.run.Metrics
 	if !t.alone && !t.dirty {
 		t.dirty = true
 		if err := t.run.save(ctx); err != nil {
 			return err
 		}
 	}
-	msgs, origins := t.msgs, t.origins
+	t.queue, t.sent = t.sent, t.queue
+	storing := make(chan error, 1)
+	t.storing = storing
+	go func() {
+		err := t.store(ctx, t.sent)
+		if err == nil {
+			done()
+		}
+		storing <- err
+	}()
+	return nil
+}
+
+// wait returns when nothing is under way any more. It is bounded by the context
+// that was given to send.
+func (t *target) wait() error {
+	if t.storing == nil {
+		return nil
+	}
+	err := <-t.storing
+	t.storing = nil
+	clear(t.sent.msgs)
+	t.sent = outputs{msgs: t.sent.msgs[:0], origins: t.sent.origins[:0]}
+	return err
+}
+
+// store stores outputs, however long it takes, until ctx ends.
+func (t *target) store(ctx context.Context, out outputs) error {
+	m := t.run.Metrics
+	msgs, origins := out.msgs, out.origins
 	var wait backoff
 	for len(msgs) > 0 {
 		if !t.run.Valid() {
@@ -118,10 +161,8 @@ func (t *target) flush(ctx context.Context) error {
 	if t == t.run.dead {
 		count, size = &m.Dead, &m.DeadBytes
 	}
-	count.Add(uint64(len(t.msgs)))
-	size.Add(uint64(t.bytes))
-	clear(t.msgs)
-	t.msgs, t.origins, t.bytes = t.msgs[:0], t.origins[:0], 0
+	count.Add(uint64(len(out.msgs)))
+	size.Add(uint64(out.bytes))
 	return nil
 }
 

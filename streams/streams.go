@@ -144,7 +144,8 @@ type Sink interface {
 	Ticks(ctx context.Context, after uint64) ([]Origin, error)
 	// Check says why the target would never take a message: its subject is not
 	// the writer's, or it is too large. It does not ask the server; it goes by
-	// the limits that Last has read.
+	// the limits that Last has read. It may be called while another call is
+	// under way.
 	Check(m Msg) error
 	// Publish stores the messages in order and, once all of them are stored,
 	// returns the target's sequence of the last one. It may add fields that

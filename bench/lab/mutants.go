@@ -38,7 +38,6 @@ const (
 	jetstreamTests = "./streams/jetstream"
 	serverTests    = "./fleet/server"
 	brokerTests    = "./topology/broker"
-	labTests       = "./bench/lab"
 
 	crashes = "^TestCrashEquivalence$/^(landing|shared)$"
 )
@@ -50,23 +49,28 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a table
 		name: "ack-before-store",
 		why:  "the snapshot is saved, and the source acknowledged, before the outputs are stored (D1)",
 		edits: []edit{
-			{stageFile, `
-	if err := r.flush(ctx); err != nil {
+			{stageFile, `	return r.flush(ctx)
+}
+`, `	if err := r.maybeSnapshot(ctx); err != nil {
 		return err
 	}
-	r.Metrics.position(r.seq, r.epoch)
-`, `
-	if err := r.maybeSnapshot(ctx); err != nil {
-		return err
-	}
-	if err := r.flush(ctx); err != nil {
-		return err
-	}
-	r.Metrics.position(r.seq, r.epoch)
+	return r.flush(ctx)
+}
 `},
-			{positionFile, "r.dead.skip > 0 || len(r.to.msgs) > 0 || len(r.dead.msgs) > 0 ||", "r.dead.skip > 0 ||"},
+			{positionFile, "r.dead.skip > 0 || len(r.to.queue.msgs) > 0 || len(r.dead.queue.msgs) > 0 ||", "r.dead.skip > 0 ||"},
 		},
 		pkg: stageTests, run: crashes,
+	},
+	{
+		name: "ack-on-the-way",
+		why:  "the snapshot is saved, and the source acknowledged, while outputs are still on their way (D1)",
+		edits: []edit{{positionFile, `func (r *run) snapshot(ctx context.Context) error {
+	if err := r.to.wait(); err != nil {
+		return err
+	}
+`, `func (r *run) snapshot(ctx context.Context) error {
+`}},
+		pkg: stageTests, run: "^TestNothingIsAcknowledgedOnItsWay$",
 	},
 	{
 		name:  "no-fence",
@@ -158,22 +162,19 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a table
 	{
 		name: "letters-after-outputs",
 		why:  "outputs are stored before the dead letters of the inputs before them (D5)",
-		edits: []edit{{stageFile, `	if err := r.dead.flush(ctx); err != nil {
-		return err
-	}
-	return r.to.flush(ctx)
-`, `	if err := r.to.flush(ctx); err != nil {
-		return err
-	}
-	return r.dead.flush(ctx)
-`}},
-		pkg: labTests, run: "^TestLettersComeBeforeOutputs$",
+		edits: []edit{{stageFile, `	if len(r.dead.queue.msgs) > 0 {
+		if err := r.to.wait(); err != nil {`, `	if len(r.dead.queue.msgs) > 0 {
+		if err := r.to.send(ctx, func() {}); err != nil {
+			return err
+		}
+		if err := r.to.wait(); err != nil {`}},
+		pkg: stageTests, run: "^TestLettersComeBeforeOutputs$",
 	},
 	{
 		name:  "ticks-forgotten",
 		why:   "ticks that the target shows are not repeated after a restart (D2)",
 		edits: []edit{{positionFile, "		r.shown = later(ticks, r.epoch)\n", "		_ = later(ticks, r.epoch)\n"}},
-		pkg:   labTests, run: "^TestTicksAreRepeatedWhenTheClockWentBack$",
+		pkg:   stageTests, run: "^TestTicksAreRepeatedWhenTheClockWentBack$",
 	},
 	{
 		name:  "time-of-now",
@@ -185,7 +186,7 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a table
 		name:  "recreated-source",
 		why:   "a source that was made anew is taken for the former one (D2)",
 		edits: []edit{{positionFile, "if !info.Created.Equal(newest.Created) {", "if false {"}},
-		pkg:   labTests, run: "^TestRecreatedSourceWithoutThePosition$",
+		pkg:   stageTests, run: "^TestRecreatedSourceWithoutThePosition$",
 	},
 	{
 		name:  "same-epoch",

@@ -59,8 +59,8 @@ type Result struct {
 // crashPhases is in how many parts the inputs come, with a rest between them.
 const crashPhases = 4
 
-// crash is what a killed stage panics with.
-type crash struct{}
+// errKilled is what a stage gets that was killed: it stores nothing more.
+var errKilled = fmt.Errorf("killed: %w", streams.ErrFenced)
 
 // Play runs it to the end.
 func (c Crashes) Play() (Result, error) {
@@ -89,6 +89,13 @@ type world struct {
 	broker  streamtest.Broker
 	suffix  string
 	result  Result
+	killed  bool // the present life of the stage
+}
+
+// kill ends the present life of the stage.
+func (w *world) kill() error {
+	w.killed = true
+	return errKilled
 }
 
 func (w *world) spec(name, prefix string) streams.Spec {
@@ -162,14 +169,7 @@ func (w *world) remove() error {
 
 // life runs one stage until it has handled everything or is killed.
 func (w *world) life() (crashed bool, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ok := p.(crash); !ok {
-				panic(p)
-			}
-			crashed = true
-		}
-	}()
+	w.killed = false
 	p, err := w.New()
 	if err != nil {
 		return false, err
@@ -184,7 +184,7 @@ func (w *world) life() (crashed bool, err error) {
 	overlay, uid := "cell"+w.suffix, w.uid()
 	st := processors.Stage{
 		Overlay: overlay, UID: uid, Stream: "IN",
-		From:      &restless{Source: w.broker.Source("IN"+w.suffix, "", ""), w: w, stop: stop},
+		From:      &restless{w.broker.Source("IN"+w.suffix, "", ""), rand.New(rand.NewPCG(w.Seed, uint64(w.result.Crashes)+1)), stop},
 		Processor: relative{p, "in" + w.suffix + "."}.as(),
 		To:        &sink{Sink: main, w: w, seen: &w.result.Outputs},
 		Dead:      &sink{Sink: w.broker.Shared("DEAD"+w.suffix, streams.Dead(overlay, uid)), w: w, seen: &w.result.Dead, dead: true},
@@ -193,8 +193,8 @@ func (w *world) life() (crashed bool, err error) {
 		SnapshotEvery: 1, Grid: w.grid(),
 	}
 	err = st.Run(ctx)
-	if errors.Is(err, streams.ErrFenced) {
-		return true, nil // by its own write that was reported as unknown
+	if w.killed || errors.Is(err, streams.ErrFenced) { // by its own write that was reported as unknown
+		return true, nil
 	}
 	return false, err
 }
@@ -260,7 +260,7 @@ func (w *world) fails() bool { return w.Rate > 0 && w.rng.IntN(100) < w.Rate }
 // stage has come to the end and rested there.
 type restless struct {
 	streams.Source
-	w    *world
+	rng  *rand.Rand // of its own: reading goes on while something is stored
 	stop context.CancelFunc
 }
 
@@ -294,7 +294,7 @@ func (p *parts) Next(ctx context.Context) ([]streams.Msg, error) {
 		}
 		p.left = slices.Clone(msgs)
 	}
-	n := 1 + p.w.rng.IntN(min(7, len(p.left)))
+	n := 1 + p.rng.IntN(min(7, len(p.left)))
 	part := p.left[:n]
 	p.left = p.left[n:]
 	return part, nil
@@ -324,6 +324,9 @@ func (s *sink) Last(ctx context.Context) (streams.Position, error) {
 }
 
 func (s *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) {
+	if s.w.killed {
+		return 0, errKilled
+	}
 	n := len(msgs)
 	failed := s.w.fails()
 	if failed {
@@ -360,7 +363,7 @@ func (s *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) 
 	if s.w.Unknown && s.w.rng.IntN(2) == 0 {
 		return 0, streams.ErrUnknown
 	}
-	panic(crash{})
+	return 0, s.w.kill()
 }
 
 // state saves, and fails before or after it.
@@ -370,13 +373,16 @@ type state struct {
 }
 
 func (s *state) Save(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	if s.w.killed {
+		return 0, errKilled
+	}
 	failed, after := s.w.fails(), s.w.rng.IntN(2) == 0
 	if failed && !after {
-		panic(crash{})
+		return 0, s.w.kill()
 	}
 	next, err := s.State.Save(ctx, key, value, rev)
-	if failed {
-		panic(crash{})
+	if err == nil && failed {
+		err = s.w.kill()
 	}
 	return next, err
 }

@@ -19,7 +19,7 @@ import (
 
 // Bounds of what a cursor holds in memory.
 const (
-	pullMsgs  = 2500    // messages in one pull request; two are in flight
+	pullMsgs  = 5000    // messages in one pull request; two are in flight
 	pullBytes = 4 << 20 // bytes in one pull request
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/weirhq/weir/streams"
 )
@@ -30,7 +31,7 @@ type sink struct {
 	alone  bool
 
 	batch  *batch
-	limit  int // bytes of header and payload that the stream takes
+	limit  atomic.Int64 // bytes of header and payload that the stream takes
 	armed  bool
 	expect uint64
 	buf    []streams.Msg
@@ -58,10 +59,11 @@ func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 		return streams.Position{}, err
 	}
 	p := streams.Position{Found: found, Seq: m.Seq, End: info.Last, First: info.First, Alone: k.alone}
-	k.limit = int(k.d.nc.MaxPayload()) - headroom
+	most := k.d.nc.MaxPayload() - headroom
 	if limit > 0 {
-		k.limit = min(k.limit, limit-headroom)
+		most = min(most, int64(limit)-headroom)
 	}
+	k.limit.Store(most)
 	if found {
 		if p.Origin, err = origin(k.stream, m); err != nil {
 			return streams.Position{}, err
@@ -141,8 +143,8 @@ func (k *sink) Check(m streams.Msg) error {
 	if h > maxHeader {
 		return fmt.Errorf("%d bytes of header are more than a broker takes (%d)", h, maxHeader)
 	}
-	if n := h + len(m.Data); n > k.limit {
-		return fmt.Errorf("%d bytes of header and payload are more than stream %s takes (%d)", n, k.stream, k.limit)
+	if n, most := int64(h+len(m.Data)), k.limit.Load(); n > most {
+		return fmt.Errorf("%d bytes of header and payload are more than stream %s takes (%d)", n, k.stream, most)
 	}
 	return nil
 }

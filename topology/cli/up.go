@@ -116,6 +116,7 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
 
 	ctx, stop := untilStopped(cmd.Context(), o.length)
 	defer stop()
+	defer heapFloor()()
 	return m.run(ctx, reg, out, screen)
 }
 
