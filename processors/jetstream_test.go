@@ -40,9 +40,13 @@ func onJetStream(t *testing.T, b *jetstreamtest.Broker, seeds int) {
 		{"shared", proctest.Crashes{Shared: true}},
 		{"unknown outcomes", proctest.Crashes{Unknown: true, Rate: 10}},
 		{"outputs removed", proctest.Crashes{Remove: true}},
+		{"state in parts", proctest.Crashes{New: newLedger}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.run.New, c.run.Inputs, c.run.Open = newCounter, inputs(100), open
+			if c.run.New == nil {
+				c.run.New = newCounter
+			}
+			c.run.Inputs, c.run.Open = inputs(100), open
 			if err := proctest.CrashEquivalence(c.run, seeds); err != nil {
 				t.Fatal(err)
 			}

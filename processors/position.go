@@ -29,9 +29,10 @@ type record struct {
 	DeadTarget uint64 `json:"dead_target"`
 	// Dirty and DeadDirty say that the shared sinks may hold outputs that are
 	// newer than the snapshot.
-	Dirty     bool   `json:"dirty"`
-	DeadDirty bool   `json:"dead_dirty"`
-	State     []byte `json:"state,omitempty"`
+	Dirty     bool `json:"dirty"`
+	DeadDirty bool `json:"dead_dirty"`
+	// Parts hold the state of the processor, oldest first.
+	Parts []part `json:"parts,omitempty"`
 }
 
 func (rec record) known() bool { return rec.UID != "" }
@@ -51,6 +52,9 @@ func (r *run) begin(ctx context.Context) (streams.Start, error) {
 		return streams.Start{}, err
 	}
 	r.rev = rev
+	if err := r.parts.find(ctx, r); err != nil {
+		return streams.Start{}, err
+	}
 	if value != nil {
 		if err := json.Unmarshal(value, &r.snap); err != nil {
 			return streams.Start{}, fmt.Errorf("snapshot: %w", err)
@@ -175,7 +179,7 @@ func (r *run) newEpoch(ctx context.Context, info streams.Info, newest streams.Or
 		return streams.Start{}, fmt.Errorf("%w: stream %s %s; set source_change: epoch to go on with what it holds now", ErrSourceChanged, r.Stream, reason)
 	}
 	r.Log.Warn("source changed, starting a new epoch", "stream", r.Stream, "why", reason, "epoch", newest.Epoch+1)
-	if err := r.restore(); err != nil {
+	if err := r.restore(ctx); err != nil {
 		return streams.Start{}, err
 	}
 	r.epoch = newest.Epoch + 1
@@ -218,13 +222,13 @@ func (r *run) resume(ctx context.Context, info streams.Info, main, dead streams.
 	r.to.dirty, r.dead.dirty = snapped.Dirty, snapped.DeadDirty
 	switch {
 	case same:
-		if err := r.restore(); err != nil {
+		if err := r.restore(ctx); err != nil {
 			return streams.Start{}, err
 		}
 		r.seq, r.seqTime, r.tick = snapped.Seq, snapped.Time, snapped.Tick
 	case snapped.known() && !r.to.ahead() && !r.dead.ahead():
 		// Drained: nothing of the former configuration is under way.
-		if err := r.restore(); err != nil {
+		if err := r.restore(ctx); err != nil {
 			return streams.Start{}, err
 		}
 		r.seq, r.seqTime, r.tick = snapped.Seq, snapped.Time, snapped.Tick
@@ -299,16 +303,16 @@ func (t *target) resume(p streams.Position, snapped bool, at streams.Origin, cov
 func (t *target) ahead() bool { return t.found || t.skip > 0 }
 
 // restore gives the processor the state of the snapshot.
-func (r *run) restore() error {
+func (r *run) restore(ctx context.Context) error {
 	sn, ok := r.Processor.(Snapshotter)
-	if !ok || len(r.snap.State) == 0 {
+	if !ok || len(r.snap.Parts) == 0 {
 		return nil
 	}
 	if r.snap.Kind != r.Kind {
 		r.Log.Warn("the state of the former kind is dropped", "former", r.snap.Kind, "kind", r.Kind)
 		return nil
 	}
-	if err := sn.Restore(r.snap.State); err != nil {
+	if err := r.parts.restore(ctx, r, sn); err != nil {
 		return fmt.Errorf("restoring the snapshot at %d: %w", r.snap.Seq, err)
 	}
 	return nil
@@ -347,18 +351,18 @@ func (r *run) snapshot(ctx context.Context) error {
 		Target: r.to.end, DeadTarget: r.dead.end,
 	}
 	if sn, ok := r.Processor.(Snapshotter); ok {
-		var err error
-		if rec.State, err = sn.Snapshot(); err != nil {
+		if err := r.parts.add(ctx, r, sn); err != nil {
 			return fmt.Errorf("taking a snapshot at %d: %w", r.seq, err)
 		}
+		rec.Parts = r.parts.kept
 	}
 	r.snap, r.to.dirty, r.dead.dirty = rec, false, false
 	if err := r.save(ctx); err != nil {
 		return err
 	}
+	r.parts.clear(ctx, r)
 	r.saved = time.Now()
 	r.Metrics.Snapshots.Add(1)
-	r.Metrics.SnapshotBytes.Store(uint64(len(rec.State)))
 	if r.cur != nil {
 		if err := r.cur.Done(ctx, r.seq); err != nil {
 			r.Metrics.Errors.Add(1)

@@ -51,6 +51,21 @@ type Snapshotter interface {
 	Restore(snapshot []byte) error
 }
 
+// Incremental is implemented by processors whose state is too large to be saved
+// as a whole each time. The stage then keeps a series of parts: each call of
+// Changes returns what has changed since the one before, things forgotten
+// included, and goes on through all of the state by another piece, so that after
+// a bounded number of calls everything was returned once. That part is whole:
+// it and those since the whole one before hold all of the state, and older ones
+// are dropped.
+//
+// Restore is then called with each part that is kept, oldest first: what is later
+// replaces what is earlier. Snapshot returns all of the state as one such part.
+type Incremental interface {
+	Snapshotter
+	Changes() (part []byte, whole bool, err error)
+}
+
 // Selector is implemented by processors that choose what they are given.
 type Selector interface {
 	Select() Selection

@@ -94,6 +94,7 @@ type run struct {
 	cur        streams.Cursor
 	ticker     Ticker
 	snap       record
+	parts      parts
 	rev        uint64
 	saved      time.Time // when snap was saved
 	seq        uint64    // last input handled

@@ -43,6 +43,43 @@ func (c *counter) Process(m streams.Msg) ([]streams.Msg, error) {
 func (c *counter) Snapshot() ([]byte, error) { return json.Marshal(c) }
 func (c *counter) Restore(b []byte) error    { return json.Unmarshal(b, c) }
 
+// ledger is a counter that saves its state in parts: what has changed, and two
+// keys more each time.
+type ledger struct {
+	counter
+	changed map[string]bool
+	next    int // key of the sweep
+}
+
+func newLedger() (processors.Processor, error) {
+	return &ledger{counter: counter{map[string]int{}}, changed: map[string]bool{}}, nil
+}
+
+func (l *ledger) Process(m streams.Msg) ([]streams.Msg, error) {
+	out, err := l.counter.Process(m)
+	if err == nil {
+		l.changed[m.Subject] = true
+	}
+	return out, err
+}
+
+func (l *ledger) Changes() (saved []byte, whole bool, err error) {
+	part := map[string]int{}
+	for range 2 {
+		key := fmt.Sprintf("k.%d", l.next)
+		if n, ok := l.N[key]; ok {
+			part[key] = n
+		}
+		l.next = (l.next + 1) % 20
+	}
+	for key := range l.changed {
+		part[key] = l.N[key]
+	}
+	clear(l.changed)
+	saved, err = json.Marshal(counter{part})
+	return saved, l.next == 0, err
+}
+
 // watch has state and ticks: it tells when a key has been silent for a while,
 // and when it is back.
 type watch struct{ Seen, Told map[string]time.Time }
@@ -107,6 +144,7 @@ func TestCrashEquivalence(t *testing.T) {
 		{"shared", proctest.Crashes{New: newCounter, Shared: true}},
 		{"unknown outcomes", proctest.Crashes{New: newCounter, Unknown: true, Rate: 10}},
 		{"outputs removed", proctest.Crashes{New: newCounter, Remove: true}},
+		{"state in parts", proctest.Crashes{New: newLedger}},
 		{"ticks", proctest.Crashes{New: newWatch}},
 		{"ticks shared", proctest.Crashes{New: newWatch, Shared: true}},
 	} {

@@ -165,6 +165,11 @@ type State interface {
 	// Save stores a value if the revision is still the newest, and returns the
 	// new one. ErrFenced says that somebody else has saved meanwhile.
 	Save(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	// Keys lists the keys below a prefix that ends with a full stop, in any order.
+	Keys(ctx context.Context, prefix string) ([]string, error)
+	// Delete removes keys and all that is known of them. It is no error when one
+	// does not exist.
+	Delete(ctx context.Context, keys ...string) error
 	// Close frees what the state holds on its connection.
 	Close() error
 }

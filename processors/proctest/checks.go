@@ -30,6 +30,7 @@ func checks(restarts int) []check {
 		{"inputs", inputs},
 		{"ownership", ownership},
 		{"restart", func(b builder, s []step) error { return restart(b, s, restarts) }},
+		{"increments", increments},
 		{"errors", errorsKeepState},
 		{"silence", silence},
 	}
@@ -360,6 +361,53 @@ func restartAt(build builder, steps []step, n int, want []result, states [][]byt
 		err = fmt.Errorf("the snapshot at the end is another: %.300q and %.300q", states[len(steps)], end)
 	}
 	return err
+}
+
+// increments checks that the parts that an Incremental processor gives, of which
+// those before the last but one whole part are dropped, hold all of its state.
+func increments(build builder, steps []step) error {
+	p, err := build()
+	if err != nil {
+		return err
+	}
+	inc, ok := p.(processors.Incremental)
+	if !ok {
+		return nil
+	}
+	var kept [][]byte
+	last := 0 // parts up to the newest whole one
+	return resume(p, steps, 0, func(i int, _ processors.Processor, _ step, _ result) error {
+		if i%3 == 1 {
+			return nil // more than one step in a part
+		}
+		part, whole, err := inc.Changes()
+		if err != nil {
+			return fmt.Errorf("changes: %w", err)
+		}
+		kept = append(kept, bytes.Clone(part))
+		if whole {
+			kept, last = kept[last:], len(kept)-last
+		}
+		want, err := snapshot(p)
+		if err != nil {
+			return err
+		}
+		again, err := build()
+		if err != nil {
+			return err
+		}
+		for _, part := range kept {
+			part = bytes.Clone(part)
+			if err := again.(processors.Incremental).Restore(part); err != nil {
+				return fmt.Errorf("restore of a part: %w", err)
+			}
+			scribble(streams.Msg{Data: part})
+		}
+		if got, err := snapshot(again); err != nil || !bytes.Equal(want, got) {
+			return errors.Join(err, fmt.Errorf("the state from %d parts is another: %.300q and %.300q", len(kept), want, got))
+		}
+		return nil
+	})
 }
 
 // sample returns up to limit numbers from 0 to n, spread evenly.

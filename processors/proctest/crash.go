@@ -184,8 +184,8 @@ func (w *world) life() (crashed bool, err error) {
 	overlay, uid := "cell"+w.suffix, w.uid()
 	st := processors.Stage{
 		Overlay: overlay, UID: uid, Stream: "IN",
-		From:      &restless{w.broker.Source("IN"+w.suffix, "", ""), rand.New(rand.NewPCG(w.Seed, uint64(w.result.Crashes)+1)), stop},
-		Processor: relative{p, "in" + w.suffix + "."}.as(),
+		From:      &restless{w.broker.Source("IN"+w.suffix, "", ""), "in" + w.suffix + ".", rand.New(rand.NewPCG(w.Seed, uint64(w.result.Crashes)+1)), stop},
+		Processor: p,
 		To:        &sink{Sink: main, w: w, seen: &w.result.Outputs},
 		Dead:      &sink{Sink: w.broker.Shared("DEAD"+w.suffix, streams.Dead(overlay, uid)), w: w, seen: &w.result.Dead, dead: true},
 		State:     &state{State: w.broker.State(), w: w},
@@ -218,50 +218,15 @@ func (k inside) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error)
 	return k.Sink.Publish(ctx, below)
 }
 
-// relative shows a processor the subjects without the prefix that the source
-// needs. The methods that it adds are those that the processor has.
-type relative struct {
-	processors.Processor
-	prefix string
-}
-
-func (r relative) Process(m streams.Msg) ([]streams.Msg, error) {
-	m.Subject = strings.TrimPrefix(m.Subject, r.prefix)
-	return r.Processor.Process(m)
-}
-
-func (r relative) as() processors.Processor {
-	sn, stateful := r.Processor.(processors.Snapshotter)
-	ti, ticks := r.Processor.(processors.Ticker)
-	switch {
-	case stateful && ticks:
-		return struct {
-			relative
-			processors.Snapshotter
-			processors.Ticker
-		}{r, sn, ti}
-	case stateful:
-		return struct {
-			relative
-			processors.Snapshotter
-		}{r, sn}
-	case ticks:
-		return struct {
-			relative
-			processors.Ticker
-		}{r, ti}
-	}
-	return r
-}
-
 func (w *world) fails() bool { return w.Rate > 0 && w.rng.IntN(100) < w.Rate }
 
 // restless hands out the messages in small parts, and ends the run when the
 // stage has come to the end and rested there.
 type restless struct {
 	streams.Source
-	rng  *rand.Rand // of its own: reading goes on while something is stored
-	stop context.CancelFunc
+	prefix string     // of the subjects, which the processor is not shown
+	rng    *rand.Rand // of its own: reading goes on while something is stored
+	stop   context.CancelFunc
 }
 
 func (s *restless) Open(ctx context.Context, from streams.Start) (streams.Cursor, error) {
@@ -293,6 +258,9 @@ func (p *parts) Next(ctx context.Context) ([]streams.Msg, error) {
 			return nil, err
 		}
 		p.left = slices.Clone(msgs)
+		for i := range p.left {
+			p.left[i].Subject = strings.TrimPrefix(p.left[i].Subject, p.prefix)
+		}
 	}
 	n := 1 + p.rng.IntN(min(7, len(p.left)))
 	part := p.left[:n]
@@ -354,7 +322,7 @@ func (s *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) 
 			if !s.dead {
 				subject = m.Subject
 			}
-			*s.seen = append(*s.seen, fmt.Sprintf("%s %s after %d %s: %s", strings.TrimPrefix(subject, "in"+s.w.suffix+"."), m.Header.Get(streams.HeaderReason), o.Seq, at, m.Data))
+			*s.seen = append(*s.seen, fmt.Sprintf("%s %s after %d %s: %s", subject, m.Header.Get(streams.HeaderReason), o.Seq, at, m.Data))
 		}
 	}
 	if !failed || s.w.Fault == Forgetful {

@@ -16,6 +16,7 @@
 //   - ownership: the stage may change an output without the processor noticing, and the processor changes none that it has given away
 //   - restart: an instance restored from a snapshot goes on exactly like the one that was saved, and
 //     one without Snapshotter has no state to lose
+//   - increments: the parts of an Incremental processor hold all of its state
 //   - errors: an error leaves the state as it was
 //   - silence: a tick without output leaves the state as it was
 //

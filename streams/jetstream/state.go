@@ -84,4 +84,41 @@ func (s *state) Save(ctx context.Context, k string, value []byte, revision uint6
 	return rev, nil
 }
 
+func (s *state) Keys(ctx context.Context, prefix string) ([]string, error) {
+	var keys []string
+	for {
+		var page struct {
+			Total int `json:"total"`
+			State struct {
+				Subjects map[string]uint64 `json:"subjects"`
+			} `json:"state"`
+		}
+		query := struct {
+			Filter string `json:"subjects_filter"`
+			Offset int    `json:"offset"`
+		}{s.subject(prefix) + ">", len(keys)}
+		if err := s.d.api(ctx, "STREAM.INFO."+s.stream(), query, &page); err != nil {
+			return nil, fmt.Errorf("state %s: %w", prefix, err)
+		}
+		for subject := range page.State.Subjects {
+			keys = append(keys, subject[len(s.subject("")):])
+		}
+		if len(keys) >= page.Total || len(page.State.Subjects) == 0 {
+			return keys, nil
+		}
+	}
+}
+
+func (s *state) Delete(ctx context.Context, keys ...string) error {
+	for _, key := range keys {
+		query := struct {
+			Filter string `json:"filter"`
+		}{s.subject(key)}
+		if err := s.d.api(ctx, "STREAM.PURGE."+s.stream(), query, nil); err != nil {
+			return fmt.Errorf("state %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
 func (s *state) Close() error { return s.batch.close() }

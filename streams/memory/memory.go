@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -257,6 +258,27 @@ func (s state) Save(_ context.Context, key string, value []byte, rev uint64) (ui
 	s.b.rev++
 	s.b.state[key] = record{slices.Clone(value), s.b.rev}
 	return s.b.rev, nil
+}
+
+func (s state) Keys(_ context.Context, prefix string) ([]string, error) {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	var keys []string
+	for key, r := range s.b.state {
+		if strings.HasPrefix(key, prefix) && r.value != nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+func (s state) Delete(_ context.Context, keys ...string) error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for _, key := range keys {
+		delete(s.b.state, key)
+	}
+	return nil
 }
 
 func (s state) Close() error { return nil }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 		{"headers cross unchanged", (*suite).headers},
 		{"a full target refuses", (*suite).full},
 		{"state is guarded by its revision", (*suite).state},
+		{"state lists and deletes keys", (*suite).stateKeys},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -528,4 +530,31 @@ func (s *suite) state() {
 	if v, rev, err = st.Load(s.ctx, "stage.x"); err != nil || v != nil || rev != gone {
 		s.Errorf("loaded %q at %d (%v), want nothing at %d", v, rev, err, gone)
 	}
+}
+
+func (s *suite) stateKeys() {
+	st := s.State()
+	for _, key := range []string{"stage.x", "stage.x.one", "stage.x.two", "stage.xy.one"} {
+		_, err := st.Save(s.ctx, key, []byte(key), 0)
+		s.ok(err)
+	}
+	want := func(want ...string) {
+		s.Helper()
+		keys, err := st.Keys(s.ctx, "stage.x.")
+		s.ok(err)
+		slices.Sort(keys)
+		if !slices.Equal(keys, want) {
+			s.Errorf("keys %q, want %q", keys, want)
+		}
+	}
+	want("stage.x.one", "stage.x.two")
+	s.ok(st.Delete(s.ctx, "stage.x.one", "stage.x.none"))
+	want("stage.x.two")
+	v, rev, err := st.Load(s.ctx, "stage.x.one")
+	s.ok(err)
+	if v != nil || rev != 0 {
+		s.Errorf("deleted key: %q at %d", v, rev)
+	}
+	s.ok(st.Delete(s.ctx, "stage.x.two"))
+	want()
 }
