@@ -17,6 +17,13 @@ const (
 	// HeaderCollected is set by JetStream on messages that a stream has taken
 	// over from another one. A broker refuses it from anybody else (error 10227).
 	HeaderCollected = "Nats-Stream-Source"
+	// HeaderID is what tells an event from all others: two messages with the same
+	// one are copies of each other. A processor sets it where an event enters from
+	// outside; see [HeaderMsgID].
+	HeaderID = "Weir-Id"
+	// HeaderMsgID is the id by which a stream leaves out what it has stored
+	// already within its window for duplicates.
+	HeaderMsgID = "Nats-Msg-Id"
 	// HeaderHops lists the replicators that an event has crossed, oldest
 	// first, as "overlay/stage" separated by commas.
 	HeaderHops = "Weir-Hops"

@@ -157,6 +157,35 @@ type Sink interface {
 	Close() error
 }
 
+// Feed yields the messages of a subject that no stream holds. Copies of a stage
+// share its messages out among them. There is no position to go back to: what
+// is not taken in time is lost, and counted.
+type Feed interface {
+	// Next blocks until at least one message is there or ctx ends, and returns
+	// some of what is there, in the order in which it came. Their Time is when
+	// they came, by the clock of this host. The slice is valid until the next
+	// call. After Stop and the last message it returns io.EOF.
+	Next(ctx context.Context) ([]Msg, error)
+	// Lost counts the messages that came while the buffer was full.
+	Lost() uint64
+	// Stop takes no further messages. Next returns those that are there.
+	Stop() error
+}
+
+// Appender stores messages in a stream that has other writers. It has no fence:
+// the stream leaves out a message whose id, in the field [HeaderMsgID], it has
+// stored within its window for duplicates. Calls must not overlap, but for Check.
+type Appender interface {
+	// Check says why the stream would never take a message.
+	Check(m Msg) error
+	// Append stores messages in their order and returns when all are stored. After
+	// any error a prefix of them may be, and Append may be called with all of
+	// them again.
+	Append(ctx context.Context, msgs []Msg) error
+	// Close frees what the appender holds on its connection.
+	Close() error
+}
+
 // State keeps a small record for each key, guarded by its revision.
 type State interface {
 	// Load returns the newest value and its revision, or nil and the revision

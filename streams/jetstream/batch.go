@@ -111,11 +111,7 @@ func (b *batch) refusal(e *APIError) error {
 // after last. Every message carries its expectation, so an old writer is
 // refused at its next message, and what is stored is always a prefix.
 func (b *batch) fast(ctx context.Context, msgs []streams.Msg, last uint64) error {
-	id := nuid.Next()
-	prefix := b.inbox + "." + id + "." + strconv.Itoa(fastFlow) + ".fail."
-	flow, acked := fastFlow, 0
 	values := make([]string, len(msgs))
-	reply := make([]byte, 0, len(prefix)+24)
 	for i := range msgs {
 		m := &msgs[i]
 		values[i] = strconv.FormatUint(last+uint64(i), 10)
@@ -123,6 +119,17 @@ func (b *batch) fast(ctx context.Context, msgs []streams.Msg, last uint64) error
 			m.Header = streams.Header{}
 		}
 		m.Header[hdrExpectSeq] = values[i : i+1 : i+1]
+	}
+	return b.pipeline(ctx, msgs)
+}
+
+// pipeline sends messages as one fast batch, of which a prefix is stored.
+func (b *batch) pipeline(ctx context.Context, msgs []streams.Msg) error {
+	id := nuid.Next()
+	prefix := b.inbox + "." + id + "." + strconv.Itoa(fastFlow) + ".fail."
+	flow, acked := fastFlow, 0
+	reply := make([]byte, 0, len(prefix)+24)
+	for i, m := range msgs {
 		op := byte('1') // append
 		switch i {
 		case len(msgs) - 1:

@@ -59,11 +59,7 @@ func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 		return streams.Position{}, err
 	}
 	p := streams.Position{Found: found, Seq: m.Seq, End: info.Last, First: info.First, Alone: k.alone}
-	most := k.d.nc.MaxPayload() - headroom
-	if limit > 0 {
-		most = min(most, int64(limit)-headroom)
-	}
-	k.limit.Store(most)
+	k.limit.Store(k.d.limit(limit))
 	if found {
 		if p.Origin, err = origin(k.stream, m); err != nil {
 			return streams.Position{}, err
@@ -75,6 +71,16 @@ func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 	}
 	k.armed = true
 	return p, nil
+}
+
+// limit is how many bytes of header and payload a stream takes before what is
+// added on the way, if it takes size in all, or whatever the broker takes.
+func (d *Domain) limit(size int) int64 {
+	most := d.nc.MaxPayload() - headroom
+	if size > 0 {
+		most = min(most, int64(size)-headroom)
+	}
+	return most
 }
 
 func origin(stream string, m streams.Msg) (streams.Origin, error) {
@@ -133,18 +139,24 @@ const (
 
 func (k *sink) Check(m streams.Msg) error {
 	m.Subject = k.prefix + m.Subject
+	return check(m, k.stream, k.space, k.limit.Load())
+}
+
+// check says why a stream would never take a message of which it takes limit
+// bytes.
+func check(m streams.Msg, stream, space string, limit int64) error {
 	if err := streams.ValidSubject(m.Subject); err != nil {
 		return err
 	}
-	if !streams.Match(k.space, m.Subject) {
-		return fmt.Errorf("subject %s is outside the space %s", m.Subject, k.space)
+	if !streams.Match(space, m.Subject) {
+		return fmt.Errorf("subject %s is outside the space %s", m.Subject, space)
 	}
 	h := m.Header.Size()
 	if h > maxHeader {
 		return fmt.Errorf("%d bytes of header are more than a broker takes (%d)", h, maxHeader)
 	}
-	if n, most := int64(h+len(m.Data)), k.limit.Load(); n > most {
-		return fmt.Errorf("%d bytes of header and payload are more than stream %s takes (%d)", n, k.stream, most)
+	if n := int64(h + len(m.Data)); n > limit {
+		return fmt.Errorf("%d bytes of header and payload are more than stream %s takes (%d)", n, stream, limit)
 	}
 	return nil
 }

@@ -25,14 +25,16 @@ type Broker struct {
 	streams map[string]*stream
 	state   map[string]record
 	rev     uint64
-	changed chan struct{} // closed and replaced at every store
+	feeds   []*feed
+	changed chan struct{} // closed and replaced whenever something comes
 }
 
 type stream struct {
 	spec    streams.Spec
 	created time.Time
 	last    uint64
-	msgs    []streams.Msg // by sequence; removed ones are gone
+	msgs    []streams.Msg   // by sequence; removed ones are gone
+	ids     map[string]bool // that an appender has stored
 }
 
 type record struct {
@@ -175,9 +177,14 @@ func (b *Broker) store(s *stream, m streams.Msg) (uint64, error) {
 	m.Data = slices.Clone(m.Data)
 	s.msgs = append(s.msgs, m)
 	s.trim()
+	b.wake()
+	return m.Seq, nil
+}
+
+// wake tells all who wait that something came; b.mu is held.
+func (b *Broker) wake() {
 	close(b.changed)
 	b.changed = make(chan struct{})
-	return m.Seq, nil
 }
 
 func (s *stream) captures(subject string) bool {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +26,10 @@ type Broker interface {
 	Landing(c streams.Collected) streams.Sink
 	Shared(stream, space string) streams.Sink
 	State() streams.State
+	// Send publishes to whoever listens.
+	Send(m streams.Msg)
+	Feed(subject, queue string, limit int) (streams.Feed, error)
+	Appender(stream, space string) streams.Appender
 }
 
 // suite is one empty broker under test.
@@ -59,6 +64,11 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 		{"a full target refuses", (*suite).full},
 		{"state is guarded by its revision", (*suite).state},
 		{"state lists and deletes keys", (*suite).stateKeys},
+		{"a feed yields what is sent", (*suite).feed},
+		{"feeds of a queue share", (*suite).sharedFeed},
+		{"a full feed counts what it loses", (*suite).fullFeed},
+		{"an appender leaves out what is stored", (*suite).appender},
+		{"an appender stores a prefix", (*suite).appenderPrefix},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -557,4 +567,178 @@ func (s *suite) stateKeys() {
 	}
 	s.ok(st.Delete(s.ctx, "stage.x.two"))
 	want()
+}
+
+// take reads from a feed until it has n messages.
+func (s *suite) take(f streams.Feed, n int) []string {
+	s.Helper()
+	var got []string
+	for len(got) < n {
+		msgs, err := f.Next(s.ctx)
+		s.ok(err)
+		for _, m := range msgs {
+			if m.Time.IsZero() || m.Time.Location() != time.UTC {
+				s.Errorf("message of %v", m.Time)
+			}
+			got = append(got, m.Subject+" "+string(m.Data))
+		}
+	}
+	return got
+}
+
+func (s *suite) feed() {
+	f, err := s.Feed("live.*", "q", 1<<20)
+	s.ok(err)
+	const n = 3000
+	s.Send(streams.Msg{Subject: "other.x", Data: []byte("not for it")})
+	for i := range n {
+		s.Send(streams.Msg{Subject: "live.x", Data: fmt.Append(nil, i)})
+	}
+	for i, got := range s.take(f, n) {
+		if want := fmt.Sprintf("live.x %d", i); got != want {
+			s.Fatalf("message %d is %q, want %q", i, got, want)
+		}
+	}
+	short, cancel := context.WithTimeout(s.ctx, 20*time.Millisecond)
+	defer cancel()
+	if msgs, err := f.Next(short); !errors.Is(err, context.DeadlineExceeded) {
+		s.Errorf("%d messages (%v), want none", len(msgs), err)
+	}
+	s.Send(streams.Msg{Subject: "live.x", Data: []byte("last")})
+	s.ok(f.Stop())
+	s.Send(streams.Msg{Subject: "live.x", Data: []byte("too late")})
+	if got := s.take(f, 1); len(got) != 1 || got[0] != "live.x last" {
+		s.Errorf("after Stop: %q", got)
+	}
+	if _, err := f.Next(s.ctx); !errors.Is(err, io.EOF) {
+		s.Errorf("after the last: %v", err)
+	}
+	if n := f.Lost(); n != 0 {
+		s.Errorf("%d lost", n)
+	}
+}
+
+func (s *suite) sharedFeed() {
+	one, err := s.Feed("live.>", "q", 1<<20)
+	s.ok(err)
+	two, err := s.Feed("live.>", "q", 1<<20)
+	s.ok(err)
+	other, err := s.Feed("live.>", "r", 1<<20)
+	s.ok(err)
+	const n = 200
+	for i := range n {
+		s.Send(streams.Msg{Subject: "live.x", Data: fmt.Append(nil, i)})
+	}
+	s.take(other, n)
+	seen := map[string]int{}
+	for _, f := range []streams.Feed{one, two} {
+		s.ok(f.Stop())
+		for {
+			msgs, err := f.Next(s.ctx)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			s.ok(err)
+			for _, m := range msgs {
+				seen[string(m.Data)]++
+			}
+		}
+	}
+	s.ok(other.Stop())
+	for i := range n {
+		if seen[fmt.Sprint(i)] != 1 {
+			s.Errorf("message %d was seen %d times", i, seen[fmt.Sprint(i)])
+		}
+	}
+}
+
+func (s *suite) fullFeed() {
+	f, err := s.Feed("live.>", "q", 1000)
+	s.ok(err)
+	for range 20 {
+		s.Send(streams.Msg{Subject: "live.x", Data: make([]byte, 90)})
+	}
+	s.ok(f.Stop())
+	kept := 0
+	for {
+		msgs, err := f.Next(s.ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		s.ok(err)
+		kept += len(msgs)
+	}
+	if lost := f.Lost(); kept == 0 || lost == 0 || kept+int(lost) != 20 {
+		s.Errorf("%d kept and %d lost of 20", kept, lost)
+	}
+}
+
+// named is a message with an id.
+func named(id string) streams.Msg {
+	return streams.Msg{Subject: "shared.x", Header: streams.Header{streams.HeaderMsgID: {id}}, Data: []byte(id)}
+}
+
+func (s *suite) appender() {
+	a := s.Appender("SHARED", "shared.>")
+	s.ok(a.Append(s.ctx, []streams.Msg{named("a"), named("b"), named("c")}))
+	s.ok(a.Append(s.ctx, []streams.Msg{named("b"), named("c"), named("d")}))
+	s.ok(a.Append(s.ctx, []streams.Msg{named("a"), named("d")}))
+	s.ok(a.Append(s.ctx, []streams.Msg{named("a")}))
+	var many []streams.Msg
+	want := []string{"a", "b", "c", "d"}
+	for i := range 5000 {
+		many = append(many, named(fmt.Sprint(i)))
+		want = append(want, fmt.Sprint(i))
+	}
+	s.ok(a.Append(s.ctx, many))
+	s.ok(a.Append(s.ctx, append(many[:len(many):len(many)], named("z"))))
+	want = append(want, "z")
+	s.ok(a.Close())
+	cur, err := s.Source("SHARED", "", "").Open(s.ctx, streams.Start{})
+	s.ok(err)
+	var got []string
+	for len(got) < len(want) {
+		msgs, err := cur.Next(s.ctx)
+		s.ok(err)
+		for _, m := range msgs {
+			got = append(got, string(m.Data))
+		}
+	}
+	s.ok(cur.Close())
+	if !slices.Equal(got, want) {
+		s.Errorf("%d messages stored, want %d: %.100q", len(got), len(want), got)
+	}
+	if err := a.Check(streams.Msg{Subject: "in.x"}); err == nil {
+		s.Error("a subject outside of the space")
+	}
+	if err := a.Check(streams.Msg{Subject: "shared.x", Data: make([]byte, 80<<10)}); err == nil {
+		s.Error("more than the stream takes")
+	}
+}
+
+func (s *suite) appenderPrefix() {
+	a := s.Appender("SMALL", "small.>")
+	var msgs []streams.Msg
+	for i := range 8 {
+		m := named(fmt.Sprint(i))
+		m.Subject = "small.x"
+		msgs = append(msgs, m)
+	}
+	if err := a.Append(s.ctx, msgs); !errors.Is(err, streams.ErrFull) && !errors.Is(err, streams.ErrUnknown) {
+		s.Errorf("a full stream: %v", err)
+	}
+	// A cluster refuses the sixth before it has stored those before.
+	for stored := uint64(0); stored != 5; {
+		info, err := s.Source("SMALL", "", "").Info(s.ctx)
+		s.ok(err)
+		if stored = info.Msgs; stored > 5 {
+			s.Fatalf("%d messages stored, want 5", stored)
+		}
+	}
+	s.ok(s.Purge(s.ctx, "SMALL"))
+	s.ok(a.Append(s.ctx, msgs))
+	s.ok(a.Close())
+	if info, err := s.Source("SMALL", "", "").Info(s.ctx); err != nil || info.Msgs != 3 {
+		s.Errorf("%d messages stored (%v), want the 3 that were not", info.Msgs, err)
+	}
 }

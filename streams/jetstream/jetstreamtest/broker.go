@@ -66,6 +66,12 @@ func (b *Broker) Append(ctx context.Context, m streams.Msg) (uint64, error) {
 	return ack.Sequence, nil
 }
 
+// Send publishes to whoever listens.
+func (b *Broker) Send(m streams.Msg) {
+	// It fails only on a closed connection, and then what is sent does not come.
+	_ = b.JS.Conn().PublishMsg(&nats.Msg{Subject: m.Subject, Header: nats.Header(m.Header), Data: m.Data})
+}
+
 // Remove deletes one message.
 func (b *Broker) Remove(ctx context.Context, stream string, seq uint64) error {
 	s, err := b.JS.Stream(ctx, stream)
