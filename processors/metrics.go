@@ -11,6 +11,7 @@ type Metrics struct {
 	Suppressed      atomic.Uint64 // outputs that a former run had stored
 	TooOld          atomic.Uint64 // inputs skipped because of their age
 	Gaps, Missing   atomic.Uint64 // holes in the source, and inputs that were in them
+	Lost            atomic.Uint64 // messages of a subject that the buffer had no room for, or that were not stored at the end
 	Retries         atomic.Uint64 // writes whose outcome had to be read back
 	Ticks           atomic.Uint64
 	Snapshots       atomic.Uint64

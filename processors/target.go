@@ -236,25 +236,30 @@ func (r *run) letter(m streams.Msg, reason string, o streams.Origin) {
 	if !r.dead.wants(o) {
 		return
 	}
+	d := deadLetter(r.Overlay, r.UID, m, reason, r.dead.sink.Check)
+	r.dead.add(d, o, m.EventTime().UTC().Format(time.RFC3339Nano))
+}
+
+// deadLetter is what becomes of a message that a stage cannot handle. If check
+// would not take it with its payload, it only tells what it was.
+func deadLetter(overlay, uid string, m streams.Msg, reason string, check func(streams.Msg) error) streams.Msg {
 	if len(reason) > maxReason {
 		reason = reason[:maxReason]
 	}
-	d := streams.Msg{Header: m.Header.Forward(), Data: m.Data}
+	space := "dead." + overlay + "." + uid + "."
+	d := streams.Msg{Subject: space + m.Subject, Header: m.Header.Forward(), Data: m.Data}
 	d.Header[streams.HeaderReason] = []string{printable(reason)}
 	d.Header[streams.HeaderSubject] = []string{printable(m.Subject)}
-	space := "dead." + r.Overlay + "." + r.UID + "."
-	d.Subject = space + m.Subject
 	if streams.ValidSubject(m.Subject) != nil || len(d.Subject) > streams.MaxSubject {
 		d.Subject = space + "_invalid"
 	}
-	if r.dead.sink.Check(d) != nil {
-		// Too large with its reason: the letter tells what it was, without it.
-		d = streams.Msg{Subject: space + "_oversized", Header: streams.Header{
-			streams.HeaderReason:  {printable(fmt.Sprintf("%s (payload of %d bytes and header left out, too large)", reason, len(m.Data)))},
-			streams.HeaderSubject: {printable(m.Subject)},
-		}}
+	if check(d) == nil {
+		return d
 	}
-	r.dead.add(d, o, m.EventTime().UTC().Format(time.RFC3339Nano))
+	return streams.Msg{Subject: space + "_oversized", Header: streams.Header{
+		streams.HeaderReason:  {printable(fmt.Sprintf("%s (payload of %d bytes and header left out, too large)", reason, len(m.Data)))},
+		streams.HeaderSubject: {printable(m.Subject)},
+	}}
 }
 
 // printable makes a text fit for a header field.

@@ -58,6 +58,12 @@ func (c *check) build(w *wire) bool {
 func (c *check) selection(w *wire, p processors.Processor) bool {
 	w.filter = ">"
 	w.router, _ = p.(processors.Router)
+	_, state := p.(processors.Snapshotter)
+	if _, ticks := p.(processors.Ticker); w.stage.Enters() && (state || ticks) {
+		c.report(cEntry, w.stage.From.Pos, w.overlay, fmt.Sprintf("stage %s reads a subject, but kind %s has state, which could not be brought back to where it was", w.stage.Name, w.stage.Kind),
+			"store the messages in a stream first, and read that")
+		return false
+	}
 	sel, ok := p.(processors.Selector)
 	if !ok {
 		return true

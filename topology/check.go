@@ -279,7 +279,7 @@ func (c *check) stages(o *Overlay) {
 			continue
 		}
 		uids[s.UID] = s
-		from, to := c.end(o, s, s.From, "reads"), c.end(o, s, s.To, "writes")
+		from, to := c.source(o, s), c.end(o, s, s.To, "writes")
 		if from == nil || to == nil || !c.reachable(o, s) {
 			from, to = nil, nil
 		}
@@ -290,6 +290,32 @@ func (c *check) stages(o *Overlay) {
 		c.wires = append(c.wires, w)
 		from.out, to.in = append(from.out, w), append(to.in, w)
 	}
+}
+
+// source finds where a stage reads.
+func (c *check) source(o *Overlay, s *Stage) *where {
+	if !s.Enters() {
+		return c.end(o, s, s.From, "reads")
+	}
+	if s.To.Overlay != o.Name && s.To.Overlay != "" {
+		c.report(cEntry, s.To.Pos, o, fmt.Sprintf("stage %s takes messages of a subject to overlay %s; when the link is cut they would be lost", s.Name, s.To.Overlay),
+			fmt.Sprintf("store them in a stream of %s first, and read that", o.Name))
+		return nil
+	}
+	for _, w := range c.all {
+		if w.overlay != o || w.entry {
+			continue
+		}
+		for _, subject := range w.spec.Subjects {
+			if both, ok := streams.Intersect(subject, s.From.Subject); ok {
+				c.report(cEntry, s.From.Pos, o, fmt.Sprintf("stage %s reads %s as a subject, which %s stores", s.Name, both, w), "read the stream, which loses nothing: from: "+w.spec.Name)
+				return nil
+			}
+		}
+	}
+	w := &where{id: len(c.all), overlay: o, entry: true, spec: streams.Spec{Subjects: []string{s.From.Subject}}, pos: s.From.Pos}
+	c.all = append(c.all, w)
+	return w
 }
 
 // durables finds stages whose consumers of one stream would have one name.
@@ -377,6 +403,9 @@ func (c *check) programs(o *Overlay) {
 		}
 		stream := func(key string, i int, name string) (*where, Pos) {
 			at := c.src.pos(p.Pos, fmt.Sprintf("%s[%d]", key, i))
+			if s := o.Stage(name); key == "produces" && s != nil && s.Enters() {
+				return nil, at
+			}
 			w := c.streams[[2]string{o.Name, name}]
 			if w == nil {
 				c.report(cNoStream, at, o, fmt.Sprintf("program %s %s %s, which overlay %s does not declare; programs use the streams of their own overlay", p.Role, key, name, o.Name),
@@ -429,6 +458,9 @@ func (c *check) types(w *wire) {
 // promises checks what exactly-once and the protection of sources ask of the
 // two ends (D2).
 func (c *check) promises(w *wire) {
+	if w.from.entry {
+		return // they begin behind it
+	}
 	s, from, to := w.stage, w.from.spec, w.to.spec
 	if to.Memory {
 		c.report(cMemoryTarget, s.To.Pos, w.overlay, fmt.Sprintf("stage %s writes to %s, which is kept in memory", s.Name, w.to),

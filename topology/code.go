@@ -45,7 +45,6 @@ const (
 	cEnv         = "T011"
 	cAlias       = "T012"
 	cChoice      = "T013"
-	cUnsupported = "T014"
 	cSubject     = "T015"
 
 	cNoClass     = "T101"
@@ -75,6 +74,7 @@ const (
 	cNothing    = "T209"
 	cGap        = "T210"
 	cKindFault  = "T211"
+	cEntry      = "T212"
 
 	cMemoryTarget = "T301"
 	cShortTarget  = "T302"
@@ -105,7 +105,6 @@ var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cEnv, Error, "A broker setting takes a value from an environment variable that is not set, or is empty."},
 	{cAlias, Error, "An alias, merge key or tag of YAML cannot be used as written. Text that begins with * needs quotes."},
 	{cChoice, Error, "A value is not one of the few that are possible."},
-	{cUnsupported, Error, "Something is understood but cannot be run by this version."},
 	{cSubject, Error, "A subject pattern is malformed, or would capture subjects that belong to NATS or to weir."},
 
 	{cNoClass, Error, "An overlay has a class that the file does not define."},
@@ -135,6 +134,7 @@ var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cNothing, Warning, "A stage can never emit anything: its filter matches none of the subjects that its source can hold."},
 	{cGap, Warning, "Where messages are removed before a stage has handled them, it tells so in its target; the target does not store that subject."},
 	{cKindFault, Error, "A kind gave a filter or a pattern of outputs that is not valid. Either its configuration or the kind itself is wrong."},
+	{cEntry, Error, "A stage reads a subject, where events enter, and cannot stand there: it has state, writes to another overlay, or a stream of the overlay stores the subject."},
 
 	{cMemoryTarget, Error, "A stage writes into a stream that is kept in memory. After a restart its position could not be read back, and exactly-once would be lost (D2)."},
 	{cShortTarget, Error, "A stage writes into a stream that forgets so soon that the stage's position could be gone before its next snapshot (D2)."},

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -193,7 +194,7 @@ func (d *decoder) stage(o *Overlay, name string, v value) *Stage {
 	v.object(
 		field{"kind", "the kind of processor: \"kind: replicator\"", setText(&s.Kind)},
 		field{"uid", "", func(value) {}},
-		field{"from", "the stream to read: \"from: REGISTRATION\"", d.endpoint(o, &s.From)},
+		field{"from", "the stream to read: \"from: REGISTRATION\"", d.source(o, &s.From)},
 		field{"to", "the stream to write: \"to: uplink/REGISTRATION\"", d.endpoint(o, &s.To)},
 		field{"with", "", func(v value) {
 			switch v.node.(type) {
@@ -213,17 +214,36 @@ func (d *decoder) stage(o *Overlay, name string, v value) *Stage {
 	return s
 }
 
+// source reads where a stage reads: a stream, or a subject that no stream stores.
+func (d *decoder) source(o *Overlay, from *Endpoint) func(value) {
+	return func(v value) {
+		if _, ok := v.node.(*ast.MappingNode); !ok {
+			d.endpoint(o, from)(v)
+			return
+		}
+		*from = Endpoint{Overlay: o.Name, Pos: d.src.at[v.path]}
+		v.object(
+			field{"subject", "the subject to read: \"subject: mcollective.ingest.discovery.>\"", func(v value) {
+				s, ok := v.text()
+				if !ok {
+					return
+				}
+				if err := streams.ValidPattern(s); err != nil {
+					v.report(cSubject, err.Error(), "write subjects as a.b, a.* or a.>")
+					return
+				}
+				from.Subject = s
+			}},
+			field{"buffer", "", setSize(&from.Buffer, math.MaxInt32)},
+		)
+	}
+}
+
 // endpoint reads an end of a stage: STREAM, overlay/STREAM or uplink/STREAM.
 func (d *decoder) endpoint(o *Overlay, to *Endpoint) func(value) {
 	return func(v value) {
 		const forms = "write STREAM, overlay/STREAM or uplink/STREAM"
-		if m, ok := v.node.(*ast.MappingNode); ok {
-			for _, e := range m.Values {
-				if key, _ := v.entry(e); key == "subject" {
-					v.report(cUnsupported, "reading a core NATS subject is not supported yet", "let a stream store the subject, and read that stream")
-					return
-				}
-			}
+		if _, ok := v.node.(*ast.MappingNode); ok {
 			v.want("the name of a stream", forms)
 			return
 		}

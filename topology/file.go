@@ -92,17 +92,32 @@ type Stage struct {
 	Pos      Pos
 }
 
-// Endpoint is a stream of an overlay.
+// Endpoint is a stream of an overlay or, where events enter, a subject of it
+// that no stream stores.
 type Endpoint struct {
 	Overlay string // resolved: never empty
 	Stream  string
+	Subject string // pattern, instead of a stream
+	Buffer  int64  // bytes of a subject's messages that may wait to be stored; 0 is [EntryBuffer]
 	Pos     Pos
+}
+
+// EntryBuffer is how many bytes wait for a stream that takes nothing, before
+// what comes is lost: a minute of a cell, and more than its nodes send at once.
+const EntryBuffer = 256 << 20
+
+// String is the form of the file, with the overlay.
+func (e Endpoint) String() string {
+	if e.Subject != "" {
+		return e.Overlay + " subject " + e.Subject
+	}
+	return e.Overlay + "/" + e.Stream
 }
 
 // Program is a role that ordinary Go code plays in an overlay.
 type Program struct {
 	Role     string
-	Produces []string // streams of the overlay
+	Produces []string // streams of the overlay, and stages by which its events enter
 	Consumes []string
 	Serves   []string // services
 	Pos      Pos
@@ -133,6 +148,19 @@ func (o *Overlay) Stream(name string) *Stream {
 	}
 	return nil
 }
+
+// Stage returns the stage of that name, or nil.
+func (o *Overlay) Stage(name string) *Stage {
+	for _, s := range o.Stages {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Enters says that events enter by the stage: it reads a subject.
+func (s *Stage) Enters() bool { return s.From.Subject != "" }
 
 // Crosses says that the stage writes to another overlay than the one it runs in.
 func (s *Stage) Crosses() bool { return s.To.Overlay != s.From.Overlay }

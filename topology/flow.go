@@ -30,7 +30,9 @@ func (c *check) flow() bool {
 			w.patterns.add(s)
 		}
 		for _, e := range w.in {
-			w.patterns.add(e.gap())
+			if !e.from.entry {
+				w.patterns.add(e.gap())
+			}
 		}
 		w.readers = &space{}
 		for i, e := range w.out {
@@ -203,7 +205,7 @@ func (c *check) captured() {
 			}
 			continue
 		}
-		if gap := e.gap(); !e.to.owns(gap) {
+		if gap := e.gap(); !e.from.entry && !e.to.owns(gap) {
 			c.report(cGap, e.stage.To.Pos, e.overlay, fmt.Sprintf("%s does not store %s, where stage %s tells of removed messages", e.to, gap, e.stage.Name),
 				fmt.Sprintf("add %s to the subjects of %s", gap, e.to.spec.Name))
 		}

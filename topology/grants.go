@@ -179,6 +179,9 @@ func grantRunner(f *File, o *Overlay) Grant {
 	}
 	for _, s := range o.Stages {
 		p.Publish = append(p.Publish, streams.Dead(o.Name, s.UID))
+		if s.Enters() {
+			p.Subscribe = append(p.Subscribe, s.From.Subject)
+		}
 		if s.Crosses() {
 			p.Publish = append(p.Publish, landingSubjects(o, s))
 		} else {
@@ -206,6 +209,9 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 	p := Permissions{Subscribe: []string{Inbox(o.Name, prog.Role) + ".>"}}
 	for _, name := range prog.Produces {
 		p.Publish = append(p.Publish, subjectsOf(o, name)...)
+		if s := o.Stage(name); s != nil && s.Enters() {
+			p.Publish = append(p.Publish, s.From.Subject)
+		}
 	}
 	for _, name := range prog.Serves {
 		p.Subscribe = append(p.Subscribe, ServiceSubject(o.Name, name))
@@ -251,6 +257,9 @@ func private(o *Overlay, needed Permissions) []string {
 	for _, s := range o.Stages {
 		if s.Crosses() && s.To.Overlay == o.Name {
 			out = append(out, landingSubjects(o, s))
+		}
+		if s.Enters() {
+			out = append(out, s.From.Subject)
 		}
 	}
 	out = slices.DeleteFunc(out, func(p string) bool {

@@ -27,6 +27,12 @@ func (p forward) Select() processors.Selection { return processors.Selection{Fil
 
 func (p forward) Route(in string) (string, bool) { return p.rename.Image(in), true }
 
+// counting has state.
+type counting struct{ idle }
+
+func (counting) Snapshot() ([]byte, error) { return nil, nil }
+func (counting) Restore([]byte) error      { return nil }
+
 // source of one pattern, whatever comes in.
 type emit struct {
 	idle
@@ -97,6 +103,10 @@ func registry(t testing.TB) processors.Registry {
 		processors.Kind[emitConfig]{
 			Name: "emitter", Summary: "emits", In: processors.AnySchema, Out: processors.AnySchema, Example: "out: a.b",
 			New: func(c emitConfig, _ processors.Self) (processors.Processor, error) { return emit{out: c.Out}, nil },
+		},
+		processors.Kind[struct{}]{
+			Name: "counter", Summary: "counts", In: processors.AnySchema, Out: processors.AnySchema,
+			New: func(struct{}, processors.Self) (processors.Processor, error) { return counting{}, nil },
 		},
 		// opaque does not say what it emits.
 		processors.Kind[struct{}]{

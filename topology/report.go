@@ -43,6 +43,7 @@ type StageReport struct {
 	Suppressed  uint64  `json:"suppressed"` // outputs found stored already after a start
 	Missing     uint64  `json:"missing"`    // inputs removed before they were handled
 	TooOld      uint64  `json:"too_old"`
+	Lost        uint64  `json:"lost"` // messages of a subject that came and could not be stored
 	Retries     uint64  `json:"retries"`
 	Starts      uint64  `json:"starts"`
 	Errors      uint64  `json:"errors"`
@@ -88,10 +89,10 @@ func (s *running) report() StageReport {
 	m := &s.metrics
 	rep := StageReport{
 		Name: s.Name, UID: s.UID, Kind: s.Kind,
-		From: s.From.Overlay + "/" + s.From.Stream, To: s.To.Overlay + "/" + s.To.Stream,
+		From: s.From.String(), To: s.To.String(),
 		Active: m.Active.Load(), In: m.In.Load(), InBytes: m.InBytes.Load(), Out: m.Out.Load(), OutBytes: m.OutBytes.Load(),
 		Dead: m.Dead.Load(), Suppressed: m.Suppressed.Load(), Missing: m.Missing.Load(), TooOld: m.TooOld.Load(),
-		Retries: m.Retries.Load(), Starts: m.Starts.Load(), Errors: m.Errors.Load(),
+		Lost: m.Lost.Load(), Retries: m.Retries.Load(), Starts: m.Starts.Load(), Errors: m.Errors.Load(),
 		Seq: m.Seq.Load(), Epoch: m.Epoch.Load(), Lag: m.Lag.Load(), SnapshotLen: m.SnapshotBytes.Load(),
 	}
 	if f := s.failure.Load(); f != nil {

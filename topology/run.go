@@ -93,7 +93,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	close(r.ready)
 	var wg sync.WaitGroup
 	for _, s := range r.stages {
-		wg.Go(func() { r.supervise(ctx, s) })
+		if s.Enters() {
+			wg.Go(func() { r.superviseEntry(ctx, s) })
+		} else {
+			wg.Go(func() { r.supervise(ctx, s) })
+		}
 	}
 	if c := r.collectors(); len(c) > 0 {
 		wg.Go(func() { r.collect(ctx, c) })
@@ -184,6 +188,65 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 	}
 }
 
+// superviseEntry keeps a stage running by which events enter. All copies of it
+// are active at once.
+func (r *Runner) superviseEntry(ctx context.Context, s *running) {
+	log := r.log.With("stage", s.UID)
+	for wait := firstRestart; ctx.Err() == nil; wait = min(2*wait, lastRestart) {
+		began := time.Now()
+		err := r.runEntry(ctx, s, log)
+		switch {
+		case ctx.Err() != nil && err != nil:
+			log.Warn("stage did not end cleanly", "error", err, "lost", s.metrics.Lost.Load())
+			return
+		case ctx.Err() != nil:
+			return
+		}
+		if err != nil {
+			text := err.Error()
+			s.failure.Store(&text)
+			s.metrics.Errors.Add(1)
+			log.Warn("stage stopped, starting it again", "error", err)
+		}
+		if time.Since(began) > time.Minute {
+			wait = firstRestart
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// runEntry builds a stage by which events enter anew and runs it once.
+func (r *Runner) runEntry(ctx context.Context, s *running, log *slog.Logger) error {
+	proc, err := r.processor(s.Stage)
+	if err != nil {
+		return err
+	}
+	local := r.domain(r.overlay.Name)
+	buffer := s.From.Buffer
+	if buffer == 0 {
+		buffer = EntryBuffer
+	}
+	in := processors.Inlet{
+		Overlay: r.overlay.Name, UID: s.UID, Processor: proc, Metrics: &s.metrics, Log: log,
+		From: func() (streams.Feed, error) {
+			return local.Feed(s.From.Subject, "weir."+r.overlay.Name+"."+s.UID, int(buffer))
+		},
+		To:   local.Appender(s.To.Stream, r.outputs[r.overlay.Name+"/"+s.UID].Space),
+		Dead: local.Appender(deadName, streams.Dead(r.overlay.Name, s.UID)),
+	}
+	defer func() {
+		if err := errors.Join(in.To.Close(), in.Dead.Close()); err != nil {
+			log.Debug("closing the appenders", "error", err)
+		}
+	}()
+	s.metrics.Starts.Add(1)
+	s.metrics.Active.Store(true)
+	defer s.metrics.Active.Store(false)
+	return in.Run(ctx)
+}
+
 // runStage builds a stage anew and runs it once.
 func (r *Runner) runStage(ctx context.Context, s *running, held *jetstream.Held, log *slog.Logger) error {
 	st, err := r.build(s.Stage)
@@ -200,15 +263,24 @@ func (r *Runner) runStage(ctx context.Context, s *running, held *jetstream.Held,
 	return st.Run(ctx)
 }
 
-// build wires a stage to its streams.
-func (r *Runner) build(s *Stage) (processors.Stage, error) {
+// processor makes the processor of a stage.
+func (r *Runner) processor(s *Stage) (processors.Processor, error) {
 	def, ok := r.reg[s.Kind]
 	if !ok {
-		return processors.Stage{}, fmt.Errorf("stage %s: no kind %q", s.UID, s.Kind)
+		return nil, fmt.Errorf("stage %s: no kind %q", s.UID, s.Kind)
 	}
-	proc, err := def.Build(s.With, processors.Self{Overlay: r.overlay.Name, Stage: s.UID})
+	p, err := def.Build(s.With, processors.Self{Overlay: r.overlay.Name, Stage: s.UID})
 	if err != nil {
-		return processors.Stage{}, fmt.Errorf("stage %s: %w", s.UID, err)
+		return nil, fmt.Errorf("stage %s: %w", s.UID, err)
+	}
+	return p, nil
+}
+
+// build wires a stage to its streams.
+func (r *Runner) build(s *Stage) (processors.Stage, error) {
+	proc, err := r.processor(s)
+	if err != nil {
+		return processors.Stage{}, err
 	}
 	var sel processors.Selection
 	if p, ok := proc.(processors.Selector); ok {
@@ -221,7 +293,7 @@ func (r *Runner) build(s *Stage) (processors.Stage, error) {
 		Processor: proc,
 		Dead:      local.Shared(deadName, streams.Dead(r.overlay.Name, s.UID)),
 		State:     local.State(),
-		Kind:      fmt.Sprintf("%s/%d", def.Doc().Name, def.Doc().Version),
+		Kind:      fmt.Sprintf("%s/%d", s.Kind, r.reg[s.Kind].Doc().Version),
 		Config:    configHash(s),
 		Selection: sel, NewEpoch: s.NewEpoch,
 	}
@@ -249,7 +321,7 @@ func (r *Runner) build(s *Stage) (processors.Stage, error) {
 
 // configHash tells whether the configuration of a stage has changed.
 func configHash(s *Stage) string {
-	text := s.From.Overlay + "/" + s.From.Stream + " " + s.To.Overlay + "/" + s.To.Stream + "\n"
+	text := s.From.String() + " " + s.To.String() + "\n"
 	if s.With != nil {
 		text += s.With.String()
 	}

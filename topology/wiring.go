@@ -14,6 +14,7 @@ type where struct {
 	group   int // of streams that reach each other both ways
 	overlay *Overlay
 	spec    streams.Spec
+	entry   bool // a subject that no stream stores, read by one stage
 	pos     Pos
 
 	in, out  []*wire // stages
@@ -24,7 +25,12 @@ type where struct {
 	asked    bool // somebody wants to know patterns, whether or not the check does
 }
 
-func (w *where) String() string { return w.overlay.Name + "/" + w.spec.Name }
+func (w *where) String() string {
+	if w.entry {
+		return "subject " + w.spec.Subjects[0]
+	}
+	return w.overlay.Name + "/" + w.spec.Name
+}
 
 // owns says whether the stream itself stores all subjects of a pattern.
 func (w *where) owns(pattern string) bool {

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -107,7 +108,11 @@ type appender struct {
 }
 
 func (a *appender) Check(m streams.Msg) error {
-	return (&sink{b: a.b, name: a.name, space: a.space}).Check(m)
+	err := (&sink{b: a.b, name: a.name, space: a.space}).Check(m)
+	if errors.Is(err, streams.ErrNotFound) {
+		return nil // it may come
+	}
+	return err
 }
 
 func (a *appender) Append(_ context.Context, msgs []streams.Msg) error {

@@ -1,0 +1,283 @@
+package processors
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/weirhq/weir/streams"
+)
+
+// ErrNeedsPosition says that a processor cannot stand where events enter: it has
+// state or ticks, and a subject that no stream holds has no position to which
+// they could be brought back.
+var ErrNeedsPosition = errors.New("a processor with state or ticks reads a stream, not a subject")
+
+// Inlet is where events enter: it joins a subject that no stream holds, a
+// processor without state, a stream and a place for dead letters. All copies of
+// an inlet work at once and share the subject out among them.
+//
+// The promise D1 begins with the acknowledgement of the stream: what has come is
+// kept in a bounded buffer and stored in its order, for as long as it takes. What
+// does not fit there, or is left when the inlet ends, is lost and counted (D6).
+// The id of an event (see [streams.HeaderID]) keeps its copies, and writes that
+// are repeated, from being stored twice within the stream's window for
+// duplicates.
+//
+// The fields are set before Run and not changed afterwards.
+type Inlet struct {
+	Overlay string // in which the inlet runs
+	UID     string
+
+	From      func() (streams.Feed, error) // opens the subject
+	Processor Processor
+	To        streams.Appender
+	Dead      streams.Appender
+
+	Grace   time.Duration // for storing what has come when Run's context ends
+	Metrics *Metrics
+	Log     *slog.Logger // names the stage already
+}
+
+// inlet is one Run of an Inlet.
+type inlet struct {
+	Inlet
+	feed    streams.Feed
+	lost    uint64 // of the feed, that is counted already
+	out     []streams.Msg
+	dead    []streams.Msg
+	sent    []streams.Msg // on its way
+	letters []streams.Msg // likewise
+	storing chan error    // gives the outcome of what is on its way; nil when that is nothing
+}
+
+// Run takes messages until ctx ends, and then stores those that have come,
+// within Grace, and returns nil. Any other end is an error; starting again is
+// always safe.
+func (s Inlet) Run(ctx context.Context) error {
+	_, state := s.Processor.(Snapshotter)
+	_, ticks := s.Processor.(Ticker)
+	if state || ticks {
+		return fmt.Errorf("stage %s: %w", s.UID, ErrNeedsPosition)
+	}
+	if s.Grace <= 0 {
+		s.Grace = DefaultGrace
+	}
+	if s.Metrics == nil {
+		s.Metrics = &Metrics{}
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	feed, err := s.From()
+	if err != nil {
+		return fmt.Errorf("stage %s: starting: %w", s.UID, err)
+	}
+	r := &inlet{Inlet: s, feed: feed}
+	work, stop := graceful(ctx, s.Grace)
+	defer stop()
+	stopped := make(chan error, 1)
+	unhook := context.AfterFunc(ctx, func() { stopped <- feed.Stop() })
+
+	err = r.loop(work)
+	stop()
+	_ = r.wait() // it is of no use any more
+	if unhook() {
+		stopped <- feed.Stop()
+	}
+	if serr := <-stopped; serr != nil {
+		s.Log.Debug("closing the subject", "error", serr)
+	}
+	if n := r.abandon(); n > 0 {
+		s.Log.Warn("messages that had come were not stored when the stage ended", "messages", n)
+	}
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", s.UID, err)
+	}
+	return nil
+}
+
+// loop takes messages until the feed has ended.
+func (r *inlet) loop(ctx context.Context) error {
+	for {
+		next, cancel := context.WithTimeout(ctx, idle)
+		msgs, err := r.feed.Next(next)
+		cancel()
+		r.count()
+		switch {
+		case errors.Is(err, io.EOF):
+			return r.wait()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, context.DeadlineExceeded):
+			if err := r.wait(); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		for _, m := range msgs {
+			r.message(m)
+		}
+		if err := r.send(ctx, msgs[len(msgs)-1].Time); err != nil {
+			return err
+		}
+	}
+}
+
+// count adds what the feed has lost since the last look.
+func (r *inlet) count() {
+	lost := r.feed.Lost()
+	if lost > r.lost {
+		r.Metrics.Lost.Add(lost - r.lost)
+		if r.lost == 0 {
+			r.Log.Warn("messages come faster than they are stored, and the buffer is full", "lost", lost)
+		}
+	}
+	r.lost = lost
+}
+
+// message queues what follows from an input.
+func (r *inlet) message(m streams.Msg) {
+	r.Metrics.In.Add(1)
+	r.Metrics.InBytes.Add(uint64(m.Size()))
+	out, err := r.Processor.Process(m)
+	for i := 0; err == nil && i < len(out); i++ {
+		if cerr := r.To.Check(out[i]); cerr != nil {
+			err = fmt.Errorf("output %d of %d: %w", i+1, len(out), cerr)
+		}
+	}
+	if err != nil {
+		d := deadLetter(r.Overlay, r.UID, m, err.Error(), r.Dead.Check)
+		name(&d, digest(m), 0, 1)
+		r.dead = append(r.dead, d)
+		return
+	}
+	for i := range out {
+		id := out[i].Header.Get(streams.HeaderID)
+		if id == "" {
+			id = digest(m)
+		}
+		name(&out[i], id, i, len(out))
+		r.out = append(r.out, out[i])
+	}
+}
+
+// name gives an output the id of its event, and its place when there are several.
+func name(m *streams.Msg, id string, i, n int) {
+	if n > 1 {
+		id += "." + strconv.Itoa(i)
+	}
+	if m.Header == nil {
+		m.Header = make(streams.Header, 1)
+	}
+	m.Header[streams.HeaderMsgID] = []string{id}
+}
+
+// digest is the id of a message that has none.
+func digest(m streams.Msg) string {
+	h := sha256.New()
+	_, _ = io.WriteString(h, m.Subject+"\x00") // a hash does not fail
+	_, _ = h.Write(m.Data)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// send begins to store what is queued, once what was sent before is stored.
+func (r *inlet) send(ctx context.Context, newest time.Time) error {
+	if err := r.wait(); err != nil {
+		return err
+	}
+	r.sent, r.out = r.out, r.sent[:0]
+	r.letters, r.dead = r.dead, r.letters[:0]
+	storing := make(chan error, 1)
+	r.storing = storing
+	go func() {
+		err := r.store(ctx, r.Dead, r.letters, "dead letters")
+		if err == nil {
+			err = r.store(ctx, r.To, r.sent, "target")
+		}
+		if err == nil {
+			r.Metrics.Dead.Add(uint64(len(r.letters)))
+			r.Metrics.DeadBytes.Add(bytesOf(r.letters))
+			r.Metrics.Out.Add(uint64(len(r.sent)))
+			r.Metrics.OutBytes.Add(bytesOf(r.sent))
+			r.Metrics.Freshness.Store(newest.UnixNano())
+		}
+		storing <- err
+	}()
+	return nil
+}
+
+func bytesOf(msgs []streams.Msg) uint64 {
+	n := 0
+	for _, m := range msgs {
+		n += m.Size()
+	}
+	return uint64(n)
+}
+
+// wait returns when nothing is on its way any more.
+func (r *inlet) wait() error {
+	if r.storing == nil {
+		return nil
+	}
+	err := <-r.storing
+	r.storing = nil
+	if err == nil {
+		clear(r.sent)
+		clear(r.letters)
+		r.sent, r.letters = r.sent[:0], r.letters[:0]
+	}
+	return err
+}
+
+// store stores messages, however long it takes, until ctx ends. It may repeat
+// what was stored: the stream knows it by its id.
+func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.Msg, what string) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	var wait backoff
+	for {
+		err := to.Append(ctx, msgs)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		r.Metrics.Retries.Add(1)
+		if wait.n == 0 {
+			r.Log.Warn("target does not take outputs, trying again", "what", what, "error", err)
+		}
+		if err := wait.sleep(ctx); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	if wait.n > 0 {
+		r.Log.Info("target takes outputs again", "what", what, "tries", wait.n)
+	}
+	return nil
+}
+
+// abandon counts what has come and was not stored.
+func (r *inlet) abandon() int {
+	n := len(r.sent) + len(r.letters) + len(r.out) + len(r.dead)
+	for {
+		msgs, err := r.feed.Next(context.Background()) // it ends: the feed is stopped
+		n += len(msgs)
+		if err != nil {
+			break
+		}
+	}
+	r.count()
+	r.Metrics.Lost.Add(uint64(n))
+	return n
+}

@@ -1,0 +1,193 @@
+package processors_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/memory"
+)
+
+// entry is an inlet over a memory broker, in a bubble of virtual time.
+type entry struct {
+	*testing.T
+	b       *memory.Broker
+	limit   int // bytes of the buffer
+	metrics processors.Metrics
+}
+
+func entered(t *testing.T, test func(*entry)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		e := &entry{T: t, b: memory.New(time.Now), limit: 1 << 20}
+		if err := e.b.Ensure(t.Context(), streams.Spec{Name: "DEAD", Subjects: []string{"dead.>"}}); err != nil {
+			t.Fatal(err)
+		}
+		test(e)
+	})
+}
+
+func (e *entry) stream(limit int64) {
+	e.Helper()
+	err := e.b.Ensure(e.Context(), streams.Spec{Name: "OUT", Subjects: []string{"out.>"}, MaxMsgs: limit, Discard: streams.DiscardNew})
+	if err != nil {
+		e.Fatal(err)
+	}
+}
+
+// start runs an inlet until the function that it returns is called.
+func (e *entry) start(p processors.Processor) (stop func() error) {
+	in := processors.Inlet{
+		Overlay: "cell", UID: "adapt", Processor: p, Metrics: &e.metrics,
+		From: func() (streams.Feed, error) { return e.b.Feed("in.>", "adapt", e.limit) },
+		To:   e.b.Appender("OUT", "out.>"), Dead: e.b.Appender("DEAD", "dead.cell.adapt.>"),
+	}
+	ctx, cancel := context.WithCancel(e.Context())
+	done := make(chan error, 1)
+	go func() { done <- in.Run(ctx) }()
+	synctest.Wait()
+	return func() error { cancel(); return <-done }
+}
+
+func (e *entry) send(words ...string) {
+	for _, w := range words {
+		e.b.Send(streams.Msg{Subject: "in.x", Data: []byte(w)})
+	}
+}
+
+func (e *entry) want(stream string, words ...string) {
+	e.Helper()
+	var got []string
+	for _, m := range e.b.All(stream) {
+		got = append(got, string(m.Data))
+	}
+	if !slices.Equal(got, words) {
+		e.Fatalf("%s holds %d messages, %.200q, want %d, %.200q", stream, len(got), fmt.Sprint(got), len(words), fmt.Sprint(words))
+	}
+}
+
+// words splits its inputs, and gives those an id that begin with "#".
+type words struct{}
+
+func (words) Process(m streams.Msg) ([]streams.Msg, error) {
+	if string(m.Data) == "bad" {
+		return nil, errors.New("bad")
+	}
+	var out []streams.Msg
+	for w := range strings.FieldsSeq(string(m.Data)) {
+		o := streams.Msg{Subject: "out.x", Data: []byte(w)}
+		if id, ok := strings.CutPrefix(string(m.Data), "#"); ok {
+			o.Header = streams.Header{streams.HeaderID: {id[:1]}}
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func TestInletStoresWhatCame(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		stop := e.start(words{})
+		e.send("one", "two three", "bad", "four")
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		e.want("OUT", "one", "two", "three", "four")
+		e.want("DEAD", "bad")
+		if h := e.b.All("DEAD")[0].Header; h.Get(streams.HeaderReason) != "bad" || h.Get(streams.HeaderSubject) != "in.x" {
+			t.Errorf("header of the letter: %v", h)
+		}
+		m := &e.metrics
+		if m.In.Load() != 4 || m.Out.Load() != 4 || m.Dead.Load() != 1 || m.Lost.Load() != 0 {
+			t.Errorf("in %d, out %d, dead %d, lost %d", m.In.Load(), m.Out.Load(), m.Dead.Load(), m.Lost.Load())
+		}
+	})
+}
+
+// TestInletStoresCopiesOnce: what was sent twice, or stored by a write whose
+// outcome was not known, is there once.
+func TestInletStoresCopiesOnce(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		one, two := e.start(words{}), e.start(words{})
+		e.send("a", "a", "#1 x", "#1 x", "a", "b c", "b c")
+		for _, stop := range []func() error{one, two} {
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[string]int{}
+		for _, m := range e.b.All("OUT") {
+			got[string(m.Data)]++
+		}
+		if fmt.Sprint(got) != "map[#1:1 a:1 b:1 c:1 x:1]" {
+			t.Errorf("stored %v", got)
+		}
+	})
+}
+
+func TestInletWaitsForItsStream(t *testing.T) {
+	entered(t, func(e *entry) {
+		stop := e.start(words{}) // without a stream
+		var want []string
+		for i := range 3000 {
+			want = append(want, fmt.Sprint(i))
+			e.send(want[i])
+			if i%100 == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		time.Sleep(time.Minute)
+		e.stream(1700)
+		time.Sleep(time.Minute) // it is full
+		e.stream(0)
+		time.Sleep(time.Minute)
+		e.want("OUT", want...)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if m := &e.metrics; m.Lost.Load() != 0 || m.Retries.Load() == 0 {
+			t.Errorf("lost %d, retries %d", m.Lost.Load(), m.Retries.Load())
+		}
+	})
+}
+
+// TestInletCountsWhatIsLost: of what came, all is stored or counted.
+func TestInletCountsWhatIsLost(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.limit = 400
+		stop := e.start(words{})
+		for i := range 100 {
+			e.send(fmt.Sprintf("word%04d", i))
+			synctest.Wait()
+		}
+		if e.metrics.Lost.Load() != 0 && e.metrics.In.Load() == 0 {
+			t.Error("nothing was taken")
+		}
+		if err := stop(); err == nil {
+			t.Error("it ended as if all were stored")
+		}
+		if n := e.metrics.Lost.Load(); n != 100 {
+			t.Errorf("%d of 100 are counted as lost", n)
+		}
+	})
+}
+
+func TestInletNeedsNoPosition(t *testing.T) {
+	entered(t, func(e *entry) {
+		p, err := newCounter()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.start(p)(); !errors.Is(err, processors.ErrNeedsPosition) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
