@@ -41,7 +41,8 @@ type Spec struct {
 	Discard           Discard
 	Memory            bool // keep in memory, not on disk
 	Replicas          int  // 1, 3 or 5
-	// Duplicates is the window of Nats-Msg-Id; weir's own stages do not use it.
+	// Duplicates is the window of [HeaderMsgID], by which events enter. Stages that
+	// read a stream do not use it.
 	Duplicates time.Duration
 
 	Metadata map[string]string

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -156,7 +157,7 @@ func (v value) has(key string) bool {
 
 // spec reads the fields of a stream over what is there.
 func (v value) spec(s *streams.Spec) bool {
-	replicas, msgSize := int64(s.Replicas), int64(s.MaxMsgSize)
+	replicas, msgSize, duplicates := int64(s.Replicas), int64(s.MaxMsgSize), time.Duration(0)
 	ok := v.object(
 		field{"name", "", setName("stream", &s.Name)},
 		field{"description", "", func(v value) {
@@ -198,9 +199,15 @@ func (v value) spec(s *streams.Spec) bool {
 			setCount(&replicas)(v)
 			replicas = min(replicas, math.MaxInt32)
 		}},
-		field{"duplicates", "", setDuration(&s.Duplicates)},
+		field{"duplicates", "", setDuration(&duplicates)},
 	)
 	s.Replicas, s.MaxMsgSize = int(replicas), int32(msgSize)
+	switch {
+	case duplicates > 0:
+		s.Duplicates = duplicates
+	case s.MaxAge > 0: // the usual window, in a stream that keeps less than usual
+		s.Duplicates = min(s.Duplicates, s.MaxAge)
+	}
 	return ok
 }
 

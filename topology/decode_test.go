@@ -81,7 +81,7 @@ classes:
 			Streams: []*topology.Stream{
 				{Spec: streams.Spec{
 					Name: "REGISTRATION", Concern: "registration", Schema: "choria:adapters:jetstream:output:1",
-					Subjects: []string{"registration." + name + ".>"}, MaxAge: 24 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardNew, Replicas: 1,
+					Subjects: []string{"registration." + name + ".>"}, MaxAge: 24 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardNew, Replicas: 1, Duplicates: 30 * time.Minute,
 				}},
 				{Spec: streams.Spec{
 					Name: "MINE", Concern: "mine", Description: "Things of " + name + ".", Schema: "any",
@@ -106,7 +106,7 @@ classes:
 			},
 			Streams: []*topology.Stream{{Spec: streams.Spec{
 				Name: "REGISTRATION", Concern: "registration", Schema: "choria:adapters:jetstream:output:1",
-				Subjects: []string{"registration.hub.>"}, MaxAge: 72 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardOld, Replicas: 1,
+				Subjects: []string{"registration.hub.>"}, MaxAge: 72 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardOld, Replicas: 1, Duplicates: 30 * time.Minute,
 			}}},
 		},
 		cell("mt-1", 24*time.Hour, topology.Embedded{Store: "./data/mt-1", Listen: "127.0.0.1:4222", Leaf: "127.0.0.1:7422", Sync: "always"}),
