@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -17,15 +18,17 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/weirhq/weir/deploy"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
 	topologycli "github.com/weirhq/weir/topology/cli"
 )
 
-// What the topology of "weir up", deploy.Laptop, is made of.
+//go:embed topology.yaml
+var topologyText []byte
+
+// What the topology is made of.
 const (
-	topologyName = "laptop"
+	topologyName = "lab"
 	hub          = "hub"
 	stage        = "raise"
 	stream       = "REGISTRATION"
@@ -248,7 +251,7 @@ func (l *faults) prepare(ctx context.Context) error {
 	if err := os.Mkdir(l.store, 0o700); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	if err := os.WriteFile(l.topology(), deploy.Laptop, 0o600); err != nil {
+	if err := os.WriteFile(l.topology(), topologyText, 0o600); err != nil {
 		return fmt.Errorf("topology: %w", err)
 	}
 	fmt.Fprintln(l.out, "building")
@@ -297,7 +300,7 @@ func (l *faults) problemf(format string, args ...any) {
 // becomes active.
 func (l *faults) up(more ...string) (*process, error) {
 	return start("weir up", l.weir, append([]string{
-		"up", "--store", l.store, "--nodes", strconv.Itoa(l.nodes), "--register-every", l.every.String(), "--record", l.record(), "--json", "--verbose",
+		"up", l.topology(), "--store", l.store, "--nodes", strconv.Itoa(l.nodes), "--register-every", l.every.String(), "--record", l.record(), "--json", "--verbose",
 	}, more...)...)
 }
 

@@ -121,3 +121,39 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+// TestFleetCompare: what is wrong in either document is a problem.
+func TestFleetCompare(t *testing.T) {
+	o := fleetOptions{kill: 1}
+	const (
+		up     = `{"nodes":[{"nodes":2}],"killed":["b"],"advisories":{"new":["b","a"],"timeout":["b"],"expire":["b"]},"dead_letters":0,"errors":[]}`
+		verify = `{"ok":true,"events":{"new":["a","b"],"timeout":["b"],"expire":["b"]}}`
+	)
+	sum, err := o.compare([]byte(up), []byte(verify))
+	if err != nil || !sum.OK || sum.Nodes != 2 || sum.Events["new"] != 2 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	for _, bad := range []struct{ inUp, inVerify [2]string }{
+		{inUp: [2]string{`"killed":["b"]`, `"killed":["a"]`}},
+		{inUp: [2]string{`"killed":["b"]`, `"killed":[]`}},
+		{inUp: [2]string{`"nodes":2`, `"nodes":3`}},
+		{inUp: [2]string{`"timeout":["b"]`, `"timeout":["b","a"]`}},
+		{inUp: [2]string{`"dead_letters":0`, `"dead_letters":1`}},
+		{inUp: [2]string{`"errors":[]`, `"errors":["x"]`}},
+		{inVerify: [2]string{`"ok":true`, `"ok":false`}},
+		{inVerify: [2]string{`"expire":["b"]`, `"expire":[]`}},
+		{inVerify: [2]string{`"expire":["b"]`, `"expire":["b"],"recover":["b"]`}},
+		{inVerify: [2]string{`["a","b"]`, `["a"]`}},
+	} {
+		one, two := up, verify
+		if bad.inUp[0] != "" {
+			one = strings.Replace(one, bad.inUp[0], bad.inUp[1], 1)
+		}
+		if bad.inVerify[0] != "" {
+			two = strings.Replace(two, bad.inVerify[0], bad.inVerify[1], 1)
+		}
+		if sum, err := o.compare([]byte(one), []byte(two)); err != nil || sum.OK {
+			t.Errorf("%v is not noticed: %+v, %v", bad, sum, err)
+		}
+	}
+}

@@ -7,6 +7,11 @@
 // end, so it needs running brokers and nodes that are silent:
 //
 //	verify --context-dir .weir/nats/context --record acked.jsonl [--report up.json] [--json]
+//	verify --context-dir .weir/nats/context --advisories [--json]
+//
+// With --advisories it reads the age advisories of the hub, while nodes go on,
+// and says which identities have which event: each is valid under its schema and
+// there once.
 //
 // Contexts are those that "weir up" writes, <topology>-<overlay>.json. The
 // record is the file of "weir up --record", and the report the document that
@@ -44,6 +49,7 @@ type options struct {
 	topology string
 	hub      string
 	stream   string
+	advise   bool
 	stage    string
 	record   string
 	report   string
@@ -61,6 +67,7 @@ func run(args []string, out, errs io.Writer) int {
 	fl.StringVar(&o.topology, "topology", "laptop", "name of the topology, with which the names of the contexts begin")
 	fl.StringVar(&o.hub, "hub", "hub", "overlay to which the others send")
 	fl.StringVar(&o.stream, "stream", "REGISTRATION", "stream of the events, of the same name everywhere")
+	fl.BoolVar(&o.advise, "advisories", false, "read the hub's age advisories instead, and say who is told of what")
 	fl.StringVar(&o.stage, "stage", "raise", "stage that carries them")
 	fl.StringVar(&o.record, "record", "", "file of acknowledged registrations")
 	fl.StringVar(&o.report, "report", "", "JSON document of weir up with which to compare")
@@ -82,15 +89,25 @@ func run(args []string, out, errs io.Writer) int {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	v, err := verify(ctx, o)
-	if err == nil {
-		err = write(out, v, o.asJSON)
+	var ok bool
+	var err error
+	if o.advise {
+		var a Advisories
+		o.stream = "ADVISORIES"
+		if a, err = readAdvisories(ctx, o); err == nil {
+			ok, err = a.OK, write(out, a, o.asJSON)
+		}
+	} else {
+		var v Verdict
+		if v, err = verify(ctx, o); err == nil {
+			ok, err = v.OK, write(out, v, o.asJSON)
+		}
 	}
 	switch {
 	case err != nil:
 		fmt.Fprintln(errs, "verify:", err)
 		return exitUnreadable
-	case !v.OK:
+	case !ok:
 		return exitNotOK
 	}
 	return 0
@@ -162,7 +179,7 @@ func compareReport(o options, c *checker) error {
 }
 
 // write prints the verdict.
-func write(out io.Writer, v Verdict, asJSON bool) error {
+func write(out io.Writer, v fmt.Stringer, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(out).Encode(v)
 	}
