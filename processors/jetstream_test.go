@@ -204,3 +204,79 @@ func TestRecreatedSourceOnJetStream(t *testing.T) {
 	}
 	s.want(1, 30)
 }
+
+// TestInletOnJetStream: what came while the stream was away, and what two copies
+// took, is stored once; each sender's in its order.
+func TestInletOnJetStream(t *testing.T) {
+	b := jetstreamtest.Open(t, jetstreamtest.Single(t, "one"), "one", 1)
+	if err := b.Ensure(t.Context(), streams.Spec{Name: "DEAD", Subjects: []string{"dead.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	const copies, n = 2, 4000
+	var metrics [copies]processors.Metrics
+	done := make(chan error, copies)
+	for i := range copies {
+		in := processors.Inlet{
+			Overlay: "one", UID: "adapt", Processor: words{}, Metrics: &metrics[i],
+			From: func() (streams.Feed, error) { return b.Feed("in.>", "adapt", 1<<20) },
+			To:   b.Appender("OUT", "out.>"), Dead: b.Appender("DEAD", "dead.one.adapt.>"),
+		}
+		go func() { done <- in.Run(ctx) }()
+	}
+	for metrics[0].In.Load() == 0 || metrics[1].In.Load() == 0 { // both have subscribed
+		b.Send(streams.Msg{Subject: "in.x", Data: []byte("hello")})
+		time.Sleep(time.Millisecond)
+	}
+	for i := range n {
+		b.Send(streams.Msg{Subject: "in.x", Data: fmt.Appendf(nil, "w%d", i)})
+	}
+	if err := b.Ensure(t.Context(), streams.Spec{Name: "OUT", Subjects: []string{"out.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		info, err := b.Info(t.Context(), "OUT")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Last >= n+1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d stored, want %d", info.Last, n+1)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	for range copies {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	seen := map[string]int{}
+	cur, err := b.Source("OUT", "", "").Open(t.Context(), streams.Start{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cur.Close() }()
+	for total := 0; total < n+1; {
+		msgs, err := cur.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range msgs {
+			total++
+			if seen[string(m.Data)]++; seen[string(m.Data)] > 1 {
+				t.Errorf("%s is there again", m.Data)
+			}
+		}
+	}
+	if len(seen) != n+1 {
+		t.Errorf("%d different words stored, want %d", len(seen), n+1)
+	}
+	if lost := metrics[0].Lost.Load() + metrics[1].Lost.Load(); lost != 0 {
+		t.Errorf("%d lost", lost)
+	}
+}
