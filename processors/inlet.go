@@ -94,7 +94,7 @@ func (s Inlet) Run(ctx context.Context) error {
 	if serr := <-stopped; serr != nil {
 		s.Log.Debug("closing the subject", "error", serr)
 	}
-	if n := r.abandon(); n > 0 {
+	if n := r.abandon(context.WithoutCancel(ctx)); n > 0 {
 		s.Log.Warn("messages that had come were not stored when the stage ended", "messages", n)
 	}
 	if err != nil {
@@ -268,10 +268,10 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.M
 }
 
 // abandon counts what has come and was not stored.
-func (r *inlet) abandon() int {
+func (r *inlet) abandon(ctx context.Context) int {
 	n := len(r.sent) + len(r.letters) + len(r.out) + len(r.dead)
 	for {
-		msgs, err := r.feed.Next(context.Background()) // it ends: the feed is stopped
+		msgs, err := r.feed.Next(ctx) // it ends: the feed is stopped
 		n += len(msgs)
 		if err != nil {
 			break

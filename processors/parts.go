@@ -2,12 +2,11 @@ package processors
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-
-	"github.com/nats-io/nuid"
 
 	"github.com/weirhq/weir/streams"
 )
@@ -42,7 +41,7 @@ type parts struct {
 // time: what was there by then and is not named by that record is rubbish, and
 // what comes later may belong to another copy.
 func (p *parts) find(ctx context.Context, r *run) error {
-	p.run = StateKey(r.UID) + "." + nuid.Next()
+	p.run = StateKey(r.UID) + "." + rand.Text()
 	var err error
 	p.dropped, err = r.State.Keys(ctx, StateKey(r.UID)+".")
 	return err

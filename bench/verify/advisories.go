@@ -19,7 +19,7 @@ type Advisories struct {
 }
 
 // String is the text for people.
-func (a Advisories) String() string {
+func (a *Advisories) String() string {
 	text := fmt.Sprintf("%d advisories\n", a.Messages)
 	for _, event := range slices.Sorted(maps.Keys(a.Events)) {
 		text += fmt.Sprintf("%-10s %d\n", event, len(a.Events[event]))

@@ -95,7 +95,7 @@ func run(args []string, out, errs io.Writer) int {
 		var a Advisories
 		o.stream = "ADVISORIES"
 		if a, err = readAdvisories(ctx, o); err == nil {
-			ok, err = a.OK, write(out, a, o.asJSON)
+			ok, err = a.OK, write(out, &a, o.asJSON)
 		}
 	} else {
 		var v Verdict
