@@ -45,7 +45,7 @@ var importRules = []importRule{
 		reason: "a transport carries messages: it knows the vocabulary, and neither their formats nor what is done with them",
 	},
 	{
-		of: []string{"fleet/trust/..."}, weir: []string{"fleet/trust/..."}, deny: []string{"github.com/nats-io/nats.go/..."},
+		of: []string{"fleet/trust/..."}, weir: []string{"fleet/trust/..."}, deny: []string{"github.com/nats-io/nats.go/...", "log/...", "net/...", "os/..."},
 		reason: "fleet/trust is a pure leaf: code about tokens, keys and policy can be read, tested and reviewed without a broker",
 	},
 	{
@@ -181,6 +181,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/server", "github.com/nats-io/nats.go/jetstream", false},
 		{"fleet/trust", "github.com/nats-io/jwt/v2", true},
 		{"fleet/trust", "github.com/nats-io/nats.go", false},
+		{"fleet/trust", "github.com/golang-jwt/jwt/v5", true},
+		{"fleet/trust", "os", false},
+		{"fleet/trust", "log/slog", false},
 		{"fleet/trust/policy", module + "/fleet/trust", true},
 		{"fleet/trust/policy", module + "/schemas", false},
 		{"processors", "context", true},

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/processors/adapter"
 	"github.com/weirhq/weir/processors/filter"
 	"github.com/weirhq/weir/processors/mapper"
 	"github.com/weirhq/weir/processors/replicator"
@@ -20,6 +21,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	kinds, err := processors.NewRegistry(
+		adapter.Kind,
 		replicator.Kind,
 		filter.Kind,
 		mapper.Kind,

@@ -9,8 +9,8 @@
 //
 // The server gains LIFECYCLE, JOBS, MACHINES and ORDERS as it learns to report
 // its own life, to run jobs and machines and to take orders. The signer,
-// provisioner, authenticator, receiver and inventory come beside it, and trust
-// will hold all code about tokens, keys and policy.
+// provisioner, authenticator, receiver and inventory come beside it. Package
+// trust is no program: it holds all code about tokens and keys.
 //
 // Programs import streams, schemas and trust, and another program only as its
 // client. They never import processors, topology or bench.

@@ -79,6 +79,7 @@ func (s Inlet) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stage %s: starting: %w", s.UID, err)
 	}
+	warn(s.Processor, s.Log)
 	r := &inlet{Inlet: s, feed: feed}
 	work, stop := graceful(ctx, s.Grace)
 	defer stop()

@@ -79,6 +79,13 @@ type Selection struct {
 	MaxAge time.Duration // skip and count messages that are older when their turn comes, if positive
 }
 
+// Warner is implemented by processors whose configuration is valid but lets
+// through what an operator may not want. A stage logs each warning when it
+// starts to work.
+type Warner interface {
+	Warnings() []string
+}
+
 // Router is implemented by processors that know which subjects they emit.
 // The topology check uses it to prove that no message can go round in a loop
 // and that no two writers share a subject.

@@ -129,6 +129,7 @@ func (s Stage) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stage %s: starting: %w", s.UID, err)
 	}
+	warn(s.Processor, s.Log)
 	s.Metrics.position(r.seq, r.epoch, 0)
 	err = r.loop(ctx, work)
 	if err == nil {
@@ -143,6 +144,15 @@ func (s Stage) Run(ctx context.Context) error {
 		return fmt.Errorf("stage %s: %w", s.UID, err)
 	}
 	return nil
+}
+
+// warn logs what a processor warns of.
+func warn(p Processor, log *slog.Logger) {
+	if w, ok := p.(Warner); ok {
+		for _, text := range w.Warnings() {
+			log.Warn(text)
+		}
+	}
 }
 
 func (s Stage) withDefaults() Stage {

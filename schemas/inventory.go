@@ -61,12 +61,17 @@ func (e *InventoryEncoder) Encode(c InventoryContent) ([]byte, error) {
 	if err := e.z.Close(); err != nil {
 		return nil, fmt.Errorf("inventory content: %w", err)
 	}
+	return c.encode(e.packed.Bytes())
+}
+
+// encode writes the document around an inventory that was packed with zlib.
+func (c InventoryContent) encode(packed []byte) ([]byte, error) {
 	return encode(struct {
 		Protocol string `json:"protocol"`
 		MTime    int64  `json:"mtime"`
 		File     string `json:"file"`
 		ZContent []byte `json:"zcontent"` // encoding/json writes it in base64
-	}{InventoryContentName, c.MTime, c.File, e.packed.Bytes()})
+	}{InventoryContentName, c.MTime, c.File, packed})
 }
 
 // DecodeInventoryContent unpacks an inventory. Beyond the schema it accepts

@@ -49,6 +49,11 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{InventoryContentName, "choria/registration/v1/inventorycontent", "The inventory of a node, packed."},
 	{InventoryDataName, "weir/registration/v1/inventorydata", "What a node says about itself."},
 	{GapName, "weir/stage/v1/gap", "Messages were removed before a stage could handle them."},
+	{TransportName, "choria/protocol/v2/transport", "The outer envelope of a request or reply."},
+	{SecureRequestName, "choria/protocol/v2/secure_request", "A request and who has signed it."},
+	{RequestName, "choria/protocol/v2/request", "What somebody asks of nodes, and what nodes send unasked."},
+	{SecureReplyName, "choria/protocol/v2/secure_reply", "A reply and who has signed it."},
+	{ReplyName, "choria/protocol/v2/reply", "What a node answers."},
 }
 
 // Formats lists all formats.

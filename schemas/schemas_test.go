@@ -22,6 +22,11 @@ var decoders = map[string]func([]byte) error{
 	schemas.InventoryContentName: func(b []byte) error { _, err := schemas.DecodeInventoryContent(b); return err },
 	schemas.InventoryDataName:    func(b []byte) error { _, err := schemas.DecodeInventoryData(b); return err },
 	schemas.GapName:              func(b []byte) error { _, err := schemas.DecodeGap(b); return err },
+	schemas.TransportName:        func(b []byte) error { _, err := schemas.DecodeTransport(b); return err },
+	schemas.SecureRequestName:    func(b []byte) error { _, err := schemas.DecodeSecureRequest(b); return err },
+	schemas.RequestName:          func(b []byte) error { _, err := schemas.DecodeRequest(b); return err },
+	schemas.SecureReplyName:      func(b []byte) error { _, err := schemas.DecodeSecureReply(b); return err },
+	schemas.ReplyName:            func(b []byte) error { _, err := schemas.DecodeReply(b); return err },
 }
 
 // compile makes a schema that also checks formats and encodings.
@@ -180,7 +185,11 @@ func TestExamples(t *testing.T) {
 // of this one. Tests that compare with it say so when it is not there.
 func reference(t *testing.T, elem ...string) (string, bool) {
 	t.Helper()
-	name := filepath.Join(append([]string{"..", "..", "shared"}, elem...)...)
+	dir := os.Getenv("WEIR_SHARED")
+	if dir == "" {
+		dir = filepath.Join("..", "..", "shared")
+	}
+	name := filepath.Join(append([]string{dir}, elem...)...)
 	if _, err := os.Stat(name); err != nil {
 		t.Logf("nothing to compare with: %v", err)
 		return "", false
