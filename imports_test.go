@@ -79,6 +79,15 @@ var importRules = []importRule{
 		reason: "a program does I/O and a processor is pure: they meet in streams and never in code",
 	},
 	{
+		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
+		reason: "facts are found without a fleet: the verb that shows them needs no broker",
+	},
+	{
+		of: []string{"..."}, except: []string{"fleet/server/facts"},
+		deny:   []string{"github.com/shirou/gopsutil/..."},
+		reason: "the machine is asked in fleet/server/facts and nowhere else, where every question is bounded in time",
+	},
+	{
 		of: []string{"..."}, except: []string{"", "*/cli/...", "bench/..."},
 		deny:   []string{module + "/*/cli/...", module + "/bench/..."},
 		reason: "what people type and what measures is outermost: only main and the cli folders see all",
@@ -178,6 +187,10 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/server", module + "/streams/jetstream", true},
 		{"fleet/server", module + "/topology/cli", false},
 		{"fleet/server", "github.com/nats-io/nats.go", true},
+		{"fleet/server", "github.com/shirou/gopsutil/v4/mem", false},
+		{"fleet/server/facts", "github.com/shirou/gopsutil/v4/mem", true},
+		{"fleet/server/facts", "github.com/nats-io/nats.go", false},
+		{"fleet/server/facts", module + "/schemas", false},
 		{"fleet/server", "github.com/nats-io/nats.go/jetstream", false},
 		{"fleet/trust", "github.com/nats-io/jwt/v2", true},
 		{"fleet/trust", "github.com/nats-io/nats.go", false},

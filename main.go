@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	programs "github.com/weirhq/weir/fleet/cli"
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/adapter"
 	"github.com/weirhq/weir/processors/filter"
@@ -35,6 +36,7 @@ func run() int {
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
 	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds))
+	root.AddCommand(programs.Node(), programs.Facts())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}

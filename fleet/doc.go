@@ -4,13 +4,15 @@
 // it produces and consumes and the services that it serves. What a role may
 // publish and read follows from its ports.
 //
-//	role    produces      consumes  serves  what it does
-//	server  REGISTRATION  -         -       runs on every node and says what the node is
+//	role    produces                 consumes  serves  what it does
+//	server  REGISTRATION, LIFECYCLE  -         -       runs on every node and says what the node is and that it lives
 //
-// The server gains LIFECYCLE, JOBS, MACHINES and ORDERS as it learns to report
-// its own life, to run jobs and machines and to take orders. The signer,
-// provisioner, authenticator, receiver and inventory come beside it. Package
-// trust is no program: it holds all code about tokens and keys.
+// The server publishes both over core NATS, for whoever puts them into streams;
+// server/direct registers nodes straight into a stream of ours. It gains JOBS,
+// MACHINES and ORDERS as it learns to run jobs and machines and to take orders.
+// The signer, provisioner, authenticator, receiver and inventory come beside it.
+// Packages trust and cli are no programs: one holds all code about tokens and
+// keys, the other the verbs.
 //
 // Programs import streams, schemas and trust, and another program only as its
 // client. They never import processors, topology or bench.

@@ -54,6 +54,16 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{RequestName, "choria/protocol/v2/request", "What somebody asks of nodes, and what nodes send unasked."},
 	{SecureReplyName, "choria/protocol/v2/secure_reply", "A reply and who has signed it."},
 	{ReplyName, "choria/protocol/v2/reply", "What a node answers."},
+	{FileContentName, "choria/registration/v1/filecontent", "A file that a node publishes as it is."},
+	{LifecycleStartupName, "choria/lifecycle/v1/startup", "A program has started and is connected."},
+	{LifecycleAliveName, "choria/lifecycle/v1/alive", "A program still runs."},
+	{LifecycleShutdownName, "choria/lifecycle/v1/shutdown", "A program is about to end, as it was told to."},
+	{LifecycleProvisionedName, "choria/lifecycle/v1/provisioned", "A program was given its configuration and identity."},
+	{LifecycleUpgradedName, "choria/lifecycle/v1/upgraded", "A program was replaced by another version."},
+	{LifecycleGovernorName, "choria/lifecycle/v1/governor", "A program took or gave back a place under a governor."},
+	{LifecycleReconnectName, "weir/lifecycle/v1/reconnect", "The connection of a program was lost and is back."},
+	{LifecycleReloadName, "weir/lifecycle/v1/reload", "A program was told to read its configuration again."},
+	{LifecycleSpoolFullName, "weir/lifecycle/v1/spool_full", "What a program keeps to send later has no more room."},
 }
 
 // Formats lists all formats.

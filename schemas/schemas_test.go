@@ -27,6 +27,17 @@ var decoders = map[string]func([]byte) error{
 	schemas.RequestName:          func(b []byte) error { _, err := schemas.DecodeRequest(b); return err },
 	schemas.SecureReplyName:      func(b []byte) error { _, err := schemas.DecodeSecureReply(b); return err },
 	schemas.ReplyName:            func(b []byte) error { _, err := schemas.DecodeReply(b); return err },
+	schemas.FileContentName:      func(b []byte) error { _, err := schemas.DecodeFileContent(b); return err },
+
+	schemas.LifecycleStartupName:     lifecycleOf(schemas.Startup),
+	schemas.LifecycleAliveName:       lifecycleOf(schemas.Alive),
+	schemas.LifecycleShutdownName:    lifecycleOf(schemas.Shutdown),
+	schemas.LifecycleProvisionedName: lifecycleOf(schemas.Provisioned),
+	schemas.LifecycleUpgradedName:    lifecycleOf(schemas.Upgraded),
+	schemas.LifecycleGovernorName:    lifecycleOf(schemas.Governed),
+	schemas.LifecycleReconnectName:   lifecycleOf(schemas.Reconnect),
+	schemas.LifecycleReloadName:      lifecycleOf(schemas.Reload),
+	schemas.LifecycleSpoolFullName:   lifecycleOf(schemas.SpoolFull),
 }
 
 // compile makes a schema that also checks formats and encodings.
@@ -182,7 +193,7 @@ func TestExamples(t *testing.T) {
 }
 
 // reference is the folder of material from other projects, which is not part
-// of this one. Tests that compare with it say so when it is not there.
+// of this one: WEIR_SHARED, or "shared" beside the repository. Tests that compare with it say so when it is not there.
 func reference(t *testing.T, elem ...string) (string, bool) {
 	t.Helper()
 	dir := os.Getenv("WEIR_SHARED")

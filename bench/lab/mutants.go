@@ -36,7 +36,7 @@ const (
 
 	stageTests     = "./processors"
 	jetstreamTests = "./streams/jetstream"
-	serverTests    = "./fleet/server"
+	serverTests    = "./fleet/server/direct"
 	brokerTests    = "./topology/broker"
 
 	crashes = "^TestCrashEquivalence$/^(landing|shared)$"
@@ -225,7 +225,7 @@ var mutants = []mutant{ //nolint:gochecknoglobals // a table
 	{
 		name:  "any-domain",
 		why:   "a node takes the acknowledgement of another overlay for that of its own (D1)",
-		edits: []edit{{"fleet/server/server.go", "if err == nil && ack.Domain != s.domain {", "if false {"}},
+		edits: []edit{{"fleet/server/direct/direct.go", "if err == nil && ack.Domain != s.domain {", "if false {"}},
 		pkg:   serverTests, run: "^TestNodeOnTheWrongBroker$", hangs: true,
 	},
 	{

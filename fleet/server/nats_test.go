@@ -9,17 +9,14 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/schemas"
 )
 
-// broker starts a server with a JetStream domain and returns a connection.
-func broker(t *testing.T, domain string) *nats.Conn {
+// broker starts a server without JetStream.
+func broker(t *testing.T) *natsserver.Server {
 	t.Helper()
-	srv, err := natsserver.NewServer(&natsserver.Options{
-		ServerName: "test", DontListen: true, JetStream: true, JetStreamDomain: domain, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-	})
+	srv, err := natsserver.NewServer(&natsserver.Options{ServerName: "test", DontListen: true, NoSigs: true, NoLog: true, MaxPayload: 4000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,191 +28,107 @@ func broker(t *testing.T, domain string) *nats.Conn {
 	if !srv.ReadyForConnections(time.Minute) {
 		t.Fatal("the server is not ready")
 	}
-	conn, err := nats.Connect("", nats.InProcessServer(srv), nats.ReconnectBufSize(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	return conn
+	return srv
 }
 
-// stream makes the stream of registrations.
-func stream(t *testing.T, conn *nats.Conn, change func(*jetstream.StreamConfig)) jetstream.Stream {
+func connect(t *testing.T, srv *natsserver.Server) *nats.Conn {
 	t.Helper()
-	js, err := jetstream.New(conn)
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.ReconnectBufSize(-1), nats.NoReconnect())
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := jetstream.StreamConfig{Name: "REGISTRATION", Subjects: []string{"registration.mt-1.>"}, Storage: jetstream.MemoryStorage}
-	if change != nil {
-		change(&cfg)
-	}
-	s, err := js.CreateStream(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	t.Cleanup(nc.Close)
+	return nc
 }
 
-func TestNATSPublish(t *testing.T) {
-	conn := broker(t, "mt-1")
-	s := stream(t, conn, nil)
-	pub := NATS{conn}
-	for i, id := range []string{"a", "b", "b"} { // the third is a duplicate
-		ack, err := pub.Publish(t.Context(), "registration.mt-1.n1", map[string][]string{"Nats-Msg-Id": {id}}, []byte(id))
+// Over a real broker: everything arrives, the shutdown before the connection
+// is closed.
+func TestNodeOverNATS(t *testing.T) {
+	srv := broker(t)
+	listener := connect(t, srv)
+	sub, err := listener.SubscribeSync(">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	nc := connect(t, srv)
+	m := newMachine()
+	n, err := New(Options{
+		Identity: "n1.example.net", Conn: NATS{nc}, Gather: m.gather,
+		Settings: Settings{Every: time.Hour, Splay: time.Millisecond, Version: "1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	done := make(chan struct{})
+	go func() { defer close(done); n.Run(ctx); nc.Close() }()
+	for i, want := range []string{"choria.lifecycle.event.startup.server", registration + "n1.example.net", "choria.lifecycle.event.shutdown.server"} {
+		msg, err := sub.NextMsg(time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := (Ack{"REGISTRATION", "mt-1", uint64(min(i+1, 2))}); ack != want {
-			t.Errorf("got %+v, want %+v", ack, want)
+		if msg.Subject != want {
+			t.Errorf("message %d at %s, want %s", i, msg.Subject, want)
+		}
+		if i == 1 {
+			_, data := unpack(t, message{payload: msg.Data})
+			if data.Facts["role"] != "web" || data.Status.ConnectedServer == "" || msg.Header.Get("Nats-Msg-Id") == "" {
+				t.Errorf("registered %+v with header %v", data, msg.Header)
+			}
+			stop()
+		} else if _, err := schemas.DecodeLifecycle(msg.Data); err != nil {
+			t.Error(err)
 		}
 	}
-	info, err := s.Info(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.State.Msgs != 2 {
-		t.Errorf("%d messages stored, want 2", info.State.Msgs)
-	}
-	msg, err := s.GetMsg(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(msg.Data) != "a" || msg.Subject != "registration.mt-1.n1" || msg.Header.Get("Nats-Msg-Id") != "a" {
-		t.Errorf("stored %+v", msg)
+	<-done
+}
+
+// The check against max_payload is the one that the broker makes.
+func TestMaxPayloadIsThatOfTheBroker(t *testing.T) {
+	nc := connect(t, broker(t))
+	for size, ok := range map[int]bool{4000: true, 4001: false} {
+		id := "0123456789"
+		overhead := len("NATS/1.0\r\nNats-Msg-Id: \r\n\r\n") + len(id)
+		conn := &watched{NATS: NATS{nc}}
+		m := newMachine()
+		l := &life{identity: "n1", conn: conn, started: true}
+		r := newRunner(Settings{Subject: "in.{identity}"}, nil, l)
+		r.gather = func(ctx context.Context, _ *life) (Inventory, error) { return m.gather(ctx) }
+		r.wrap = func(_ string, _ []byte) ([]byte, string, error) { return make([]byte, size-overhead), id, nil }
+		r.registration(t.Context(), r.settings.Load(), l, time.Now(), true)
+		if c := r.counts.read().Registration; (c.Published == 1) != ok || (c.FailedTooLarge == 1) == ok || c.FailedPublish != 0 {
+			t.Errorf("%d bytes: %+v", size, c)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Errorf("%d bytes: the broker closed the connection: %v", size, err)
+		}
 	}
 }
 
-func TestNATSPublishFails(t *testing.T) {
-	conn := broker(t, "mt-1")
-	stream(t, conn, func(c *jetstream.StreamConfig) { c.MaxMsgSize = 10 })
-	for subject, answer := range map[string]string{
-		"text":    "+OK",
-		"empty":   "",
-		"nothing": "{}",
-		"list":    "[]",
-	} {
-		sub, err := conn.Subscribe("answer."+subject, func(m *nats.Msg) { _ = m.Respond([]byte(answer)) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = sub.Unsubscribe() }()
-	}
-	silent, err := conn.SubscribeSync("silent")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = silent.Unsubscribe() }()
+// watched is a NATS connection.
+type watched struct{ NATS }
 
-	for _, c := range []struct{ subject, want string }{
-		{"registration.mt-2.n1", "no stream stores this subject"},
-		{"registration.mt-1.n1", "refused: message size exceeds maximum allowed"},
-		{"answer.text", "not an acknowledgement"},
-		{"answer.empty", "not an acknowledgement"},
-		{"answer.list", "not an acknowledgement"},
-		{"answer.nothing", "names no stream"},
-		{"silent", "deadline exceeded"},
-	} {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		if c.subject == "silent" {
-			ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
-		}
-		ack, err := NATS{conn}.Publish(ctx, c.subject, nil, []byte("more than ten bytes"))
-		cancel()
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: got %+v and error %v, want one with %q", c.subject, ack, err, c.want)
-		}
+func TestNATSWithoutAConnection(t *testing.T) {
+	srv := broker(t)
+	nc := connect(t, srv)
+	c := NATS{nc}
+	if !strings.HasPrefix(c.Server(), "nats") || c.MaxPayload() != 4000 {
+		t.Errorf("server %q takes %d", c.Server(), c.MaxPayload())
 	}
-	conn.Close()
-	if _, err := (NATS{conn}).Publish(t.Context(), "registration.mt-1.n1", nil, nil); !errors.Is(err, nats.ErrConnectionClosed) {
+	nc.Close()
+	if c.Server() != "" {
+		t.Errorf("connected to %q after the end", c.Server())
+	}
+	if err := c.Publish("a", nil, nil); !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("got error %v", err)
 	}
-}
-
-// Whatever was acknowledged is stored where the acknowledgement says, and
-// those of one node in the order of their serials.
-func TestSimulateOverNATS(t *testing.T) {
-	conn := broker(t, "mt-1")
-	s := stream(t, conn, nil)
-	const nodes, enough = 100, 1000
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	acked := map[uint64]Record{}
-	like := &Node{
-		Identity: "sim", Overlay: "mt-1", Interval: 20 * time.Millisecond, Timeout: time.Minute, Publisher: NATS{conn},
-		Recorder: func(r Record) {
-			if acked[r.Seq] = r; len(acked) == enough {
-				stop()
-			}
-		},
-	}
-	if err := Simulate(ctx, nodes, like); err != nil {
-		t.Fatal(err)
-	}
-	if c := like.Counts(); c.Acked != uint64(len(acked)) || c.Acked < enough || c.Failed != 0 {
-		t.Errorf("counts %+v with %d records", c, len(acked))
-	}
-	info, err := s.Info(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	last := map[string]uint64{}
-	for seq := range info.State.LastSeq {
-		msg, err := s.GetMsg(t.Context(), seq+1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		output, _, data := unpack(t, msg.Data)
-		n := serial(t, data)
-		if msg.Subject != "registration.mt-1."+output.Sender {
-			t.Errorf("message of %s at %s", output.Sender, msg.Subject)
-		}
-		if n <= last[output.Sender] {
-			t.Errorf("%s: serial %d is stored after %d", output.Sender, n, last[output.Sender])
-		}
-		last[output.Sender] = n
-		if r, ok := acked[seq+1]; ok {
-			want := Record{Ack{"REGISTRATION", "mt-1", seq + 1}, output.Sender, output.RequestID, n}
-			if r != want {
-				t.Errorf("recorded %+v, stored %+v", r, want)
-			}
-			delete(acked, seq+1)
-		}
-	}
-	if len(last) != nodes || len(acked) != 0 {
-		t.Errorf("%d nodes and %d acknowledged registrations missing", nodes-len(last), len(acked))
-	}
-}
-
-// A broker of another overlay answers, but its acknowledgement does not count.
-func TestNodeOnTheWrongBroker(t *testing.T) {
-	conn := broker(t, "hub")
-	stream(t, conn, nil)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	n := &Node{Identity: "n1", Overlay: "mt-1", Publisher: NATS{conn}}
-	n.Facts = func(ctx context.Context) (schemas.InventoryData, error) {
-		if n.Counts().Failed == 1 {
-			stop()
-		}
-		return someFacts(ctx)
-	}
-	n.Interval = time.Millisecond
-	n.Timeout = time.Minute
-	if err := n.Run(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := n.Counts(), (Counts{Published: 1, Failed: 1}); got != want {
-		t.Errorf("counts %+v, want %+v", got, want)
-	}
-	m := &Node{Identity: "n1", Overlay: "mt-1", Domain: "hub", Publisher: NATS{conn}, Facts: someFacts}
-	ctx, stop = context.WithCancel(t.Context())
-	defer stop()
-	m.Recorder = func(Record) { stop() }
-	if err := m.Run(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := m.Counts(), (Counts{Published: 1, Acked: 1}); got != want {
-		t.Errorf("counts %+v, want %+v", got, want)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := c.Flush(ctx); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("got error %v", err)
 	}
 }

@@ -1,12 +1,15 @@
 // Package server is the program that runs on every node of a fleet. It tells
-// the overlay what the node is: a registration document at start and then in
-// each interval, at subject registration.<overlay>.<identity>.
+// that the node lives, and what it is:
 //
-// Registration loses documents by design: one that cannot be stored in time is
-// counted and dropped, because the next one replaces it anyway. What was
-// acknowledged is stored, in the order in which the node sent it.
+//   - Lifecycle events at choria.lifecycle.event.<type>.<component>: startup,
+//     alive, shutdown, reconnect and reload, each with an id and a time of its own.
+//   - Its registration at mcollective.ingest.discovery.<identity>: facts,
+//     classes, agents and status, in each interval, and at once when they change.
 //
-// [Node] is one real node, and [Simulate] runs thousands like it in one process.
+// Both are published over core NATS and lost by design when they cannot be: the
+// next one replaces them. Nothing is tried again, and everything is counted.
+//
+// [Node] is one real node, and [Simulation] runs thousands with the same code.
 package server
 
 import (
@@ -14,221 +17,127 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams"
 )
 
-// Defaults of a [Node].
-const (
-	DefaultInterval = 5 * time.Minute
-	DefaultTimeout  = 10 * time.Second
-)
-
-// Publisher stores one message and waits until that is certain.
-// Calls may overlap.
-type Publisher interface {
-	// Publish returns once a stream has stored the message, or with an error
-	// when it was refused or when ctx ends first; in the latter case it may or
-	// may not have been stored. The header names are those of NATS.
-	Publish(ctx context.Context, subject string, header map[string][]string, data []byte) (Ack, error)
+// Conn is what a node needs of its connection to a broker. Calls may overlap.
+type Conn interface {
+	// Publish hands over a message, which may be lost all the same. It fails at
+	// once when there is no connection. The header may be nil.
+	Publish(subject string, header map[string][]string, payload []byte) error
+	// Flush returns once the broker has everything that was handed over.
+	Flush(ctx context.Context) error
+	// MaxPayload is the most bytes that the broker takes in one message, header
+	// included; 0 when it is not known.
+	MaxPayload() int64
+	// Server is the URL of the broker, without user and password; "" while there
+	// is no connection.
+	Server() string
 }
 
-// Ack says where a message was stored.
-type Ack struct {
-	Stream string
-	Domain string // JetStream domain; "" when the broker has none
-	Seq    uint64
+// Inventory is what a node is, as it is now.
+type Inventory struct {
+	Data schemas.InventoryData // the node fills in the status
+	File string                // where most of the facts come from
+	Time time.Time             // when the newest of them was gathered or changed
 }
 
-// Record is a registration that was acknowledged.
-type Record struct {
-	Ack
+// Gather says what a node is. An inventory with facts counts even when there
+// is an error, which then says what is missing from it.
+type Gather func(ctx context.Context) (Inventory, error)
 
-	Identity  string
-	RequestID string
-	Serial    uint64 // the fact weir_serial of the document
+// Wrap puts a registration into the envelope of a protocol, signed where the
+// protocol wants it, and returns an id for the message. The body must not be
+// kept.
+type Wrap func(body []byte) (payload []byte, id string, err error)
+
+// Plain is the Wrap that wraps nothing.
+func Plain(body []byte) (payload []byte, id string, err error) { //nolint:nonamedreturns // as in Wrap
+	return body, newID(), nil
 }
 
-// Counts says what became of the registrations. Those that are published but
-// neither acknowledged nor failed are under way, or were when the program was
-// stopped.
-type Counts struct {
-	Published uint64 // tries to publish
-	Acked     uint64 // stored in a stream of the expected domain
-	Failed    uint64 // refused, not acknowledged in time, acknowledged by another domain, or not even made
-}
-
-type counters struct{ published, acked, failed atomic.Uint64 }
-
-func (c *counters) counts() Counts {
-	return Counts{Published: c.published.Load(), Acked: c.acked.Load(), Failed: c.failed.Load()}
+// Options make a [Node].
+type Options struct {
+	Identity string // name of the node, see [streams.ValidIdentity]
+	Settings
+	Conn   Conn
+	Gather Gather
+	Wrap   Wrap         // by default Plain
+	Log    *slog.Logger // by default nothing is logged
 }
 
 // Node is one real node.
 type Node struct {
-	Identity string // name of the node, see [streams.ValidIdentity]
-	Overlay  string // overlay in which it lives
-
-	// Domain is the JetStream domain whose acknowledgements count, by default
-	// the name of the overlay. Where brokers are linked, a message can be
-	// answered by a stream on the wrong side.
-	Domain string
-	// Interval is the time between registrations, give or take 10 %. By
-	// default DefaultInterval.
-	Interval time.Duration
-	// Timeout bounds one try to publish. By default DefaultTimeout, or the
-	// interval if that is shorter.
-	Timeout time.Duration
-	// Serial is the first value of the fact weir_serial. By default it is the
-	// time of the start in microseconds, so that a node which starts again goes
-	// on above its former values, as long as its clock does not go back.
-	Serial uint64
-
-	Publisher Publisher
-	// Facts says what the node is. By default [Facts].
-	Facts func(context.Context) (schemas.InventoryData, error)
-	// Recorder, if set, is told of every acknowledged registration, those of one
-	// node in the order of their serials. Calls never overlap.
-	Recorder func(Record)
-	// Log, if set, is told of every registration that failed.
-	Log *slog.Logger
-
-	counters counters
+	run  *runner
+	life *life
 }
+
+// New makes a node. It fails when the options cannot work.
+func New(o Options) (*Node, error) {
+	var errs []error
+	if o.Conn == nil {
+		errs = append(errs, errors.New("no connection"))
+	}
+	if o.Gather == nil {
+		errs = append(errs, errors.New("nothing gathers facts"))
+	}
+	errs = append(errs, streams.ValidIdentity(o.Identity), o.complete())
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	if o.Wrap == nil {
+		o.Wrap = Plain
+	}
+	l := &life{identity: o.Identity, conn: o.Conn}
+	r := newRunner(o.Settings, o.Log, l)
+	r.spread = func(s *Settings) time.Duration { return s.Splay }
+	r.gather = func(ctx context.Context, _ *life) (Inventory, error) { return o.Gather(ctx) }
+	r.wrap = func(_ string, body []byte) ([]byte, string, error) { return o.Wrap(body) }
+	return &Node{run: r, life: l}, nil
+}
+
+// Run tells of the node until ctx ends: startup as soon as there is a
+// connection, shutdown at the end. It returns once the broker has the latter,
+// or after five seconds without an answer. Run may be called once.
+func (n *Node) Run(ctx context.Context) { n.run.run(ctx) }
+
+// Connected tells the node that its connection is there, or there again.
+func (n *Node) Connected() { n.run.tell(func(now time.Time) { n.run.connected(n.life, now) }) }
+
+// Disconnected tells the node that its connection is lost.
+func (n *Node) Disconnected() { n.run.tell(func(now time.Time) { n.life.lost(now) }) }
+
+// Reload replaces the settings, and where facts come from, while the node runs.
+// It fails, and nothing changes, when the settings cannot work.
+func (n *Node) Reload(s Settings, g Gather) error {
+	if g == nil {
+		return errors.New("reload: nothing gathers facts")
+	}
+	if err := s.complete(); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	n.run.tell(func(now time.Time) {
+		n.run.gather = func(ctx context.Context, _ *life) (Inventory, error) { return g(ctx) }
+		n.run.reload(s, now)
+	})
+	return nil
+}
+
+// maxReason is how much of a reason goes into an event, in characters.
+const maxReason = 1000
+
+// ReloadRefused tells that the node goes on with its former settings, and why.
+func (n *Node) ReloadRefused(why error) error {
+	return n.Tell(schemas.Lifecycle{Type: schemas.Reload, Reason: fmt.Sprintf("%.*s", maxReason, why.Error())})
+}
+
+// Tell publishes an event in the node's life that others know of, such as
+// [schemas.SpoolFull] or [schemas.Provisioned]. Id, identity, component and
+// time are filled in, and the version where it is empty and the type has one.
+func (n *Node) Tell(e schemas.Lifecycle) error { return n.run.publish(n.life, e, time.Now()) }
 
 // Counts may be called at any time.
-func (n *Node) Counts() Counts { return n.counters.counts() }
-
-// Run registers the node at once and then in each interval, until ctx ends. It
-// returns an error only when the node is not set up correctly, before anything
-// is published. Run may be called once.
-func (n *Node) Run(ctx context.Context) error {
-	s := setup{n.Overlay, n.Domain, n.Interval, n.Timeout, n.Publisher, &n.counters, n.Log}
-	if err := errors.Join(streams.ValidIdentity(n.Identity), s.complete()); err != nil {
-		return fmt.Errorf("node: %w", err)
-	}
-	facts := n.Facts
-	if facts == nil {
-		facts = Facts
-	}
-	start := time.Now()
-	var pack packer
-	for serial := firstSerial(n.Serial, start); ; serial++ {
-		next := time.Now().Add(jitter(s.interval))
-		msg, err := s.gather(ctx, facts, &pack, n.Identity, serial, start)
-		switch {
-		case ctx.Err() != nil:
-		case err != nil:
-			s.failed(n.Identity, err)
-		default:
-			if rec, err := s.publish(ctx, msg); err == nil && n.Recorder != nil {
-				n.Recorder(rec)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Until(next)):
-		}
-	}
-}
-
-// gather makes the registration of a real node.
-func (s *setup) gather(ctx context.Context, facts func(context.Context) (schemas.InventoryData, error), pack *packer,
-	identity string, serial uint64, start time.Time,
-) (registration, error) {
-	data, err := facts(ctx)
-	if err != nil {
-		return registration{}, fmt.Errorf("facts: %w", err)
-	}
-	t, err := newTemplate(data)
-	if err != nil {
-		return registration{}, fmt.Errorf("facts: %w", err)
-	}
-	return pack.registration(t, identity, serial, start, time.Now())
-}
-
-// setup is what nodes, real or not, have in common.
-type setup struct {
-	overlay   string
-	domain    string
-	interval  time.Duration
-	timeout   time.Duration
-	publisher Publisher
-	counters  *counters
-	log       *slog.Logger
-}
-
-// complete fills in the defaults and finds what is wrong.
-func (s *setup) complete() error {
-	if s.domain == "" {
-		s.domain = s.overlay
-	}
-	if s.interval == 0 {
-		s.interval = DefaultInterval
-	}
-	if s.timeout == 0 {
-		s.timeout = min(DefaultTimeout, s.interval)
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	var errs []error
-	if err := streams.ValidToken(s.overlay); err != nil {
-		errs = append(errs, fmt.Errorf("overlay: %w", err))
-	}
-	if s.interval < 0 {
-		errs = append(errs, fmt.Errorf("interval %v is negative", s.interval))
-	}
-	if s.timeout < 0 {
-		errs = append(errs, fmt.Errorf("timeout %v is negative", s.timeout))
-	}
-	if s.publisher == nil {
-		errs = append(errs, errors.New("no publisher"))
-	}
-	return errors.Join(errs...)
-}
-
-// publish tries once. Whatever happens is counted.
-func (s *setup) publish(ctx context.Context, r registration) (Record, error) {
-	try, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	s.counters.published.Add(1)
-	header := map[string][]string{"Nats-Msg-Id": {r.requestID}}
-	ack, err := s.publisher.Publish(try, "registration."+s.overlay+"."+r.identity, header, r.doc)
-	if err == nil && ack.Domain != s.domain {
-		err = fmt.Errorf("stored as %d of %s in domain %q, not in %q", ack.Seq, ack.Stream, ack.Domain, s.domain)
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			s.failed(r.identity, err)
-		}
-		return Record{}, err
-	}
-	s.counters.acked.Add(1)
-	return Record{Ack: ack, Identity: r.identity, RequestID: r.requestID, Serial: r.serial}, nil
-}
-
-func (s *setup) failed(identity string, err error) {
-	s.counters.failed.Add(1)
-	s.log.Warn("Registration failed", "identity", identity, "error", err)
-}
-
-// jitter returns d plus or minus up to 10 %, so that nodes which started
-// together drift apart.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
-}
-
-// firstSerial is the serial to begin with. Microseconds stay below 2^53 until
-// the year 2255, so every JSON reader keeps them exactly.
-func firstSerial(serial uint64, start time.Time) uint64 {
-	if serial != 0 {
-		return serial
-	}
-	return uint64(max(1, start.UnixMicro()))
-}
+func (n *Node) Counts() Counts { return n.run.counts.read() }

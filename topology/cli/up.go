@@ -20,7 +20,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weirhq/weir/deploy"
-	"github.com/weirhq/weir/fleet/server"
+	server "github.com/weirhq/weir/fleet/server/direct"
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/topology"

@@ -1,0 +1,185 @@
+// Package cli holds the command-line verbs about nodes. Verbs write their
+// results to the command's output and return errors with exit codes as those of
+// topologies do.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/fleet/server"
+	"github.com/weirhq/weir/fleet/server/config"
+	"github.com/weirhq/weir/schemas"
+	"github.com/weirhq/weir/streams/jetstream"
+	topology "github.com/weirhq/weir/topology/cli"
+)
+
+// nodeOptions are the flags of the verb "node".
+type nodeOptions struct {
+	config  string
+	check   bool
+	asJSON  bool
+	verbose bool
+}
+
+// Node is the verb "node": the program of a node of the fleet.
+func Node() *cobra.Command {
+	var o nodeOptions
+	cmd := &cobra.Command{
+		Use:   "node --config FILE",
+		Short: "Run this machine as a node of the fleet",
+		Long: `Node tells the fleet that this machine lives and what it is: lifecycle events,
+and a registration with facts, classes and tags. It runs until it is
+interrupted, and waits for a broker that is not there yet.
+
+SIGHUP makes it read its configuration again. A configuration that is not right
+is refused, and the former one stays.`,
+		Example: "  weir node --config /etc/weir/node.yaml\n  weir node --config node.yaml --check",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&o.config, "config", "c", "", "configuration file (required)")
+	fl.BoolVar(&o.check, "check", false, "check the configuration and end")
+	fl.BoolVar(&o.asJSON, "json", false, "print what was published as a JSON document at the end")
+	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+func (o nodeOptions) run(cmd *cobra.Command) error {
+	if o.config == "" {
+		return rejected(errors.New("--config FILE is needed"))
+	}
+	f, err := config.Load(o.config)
+	if err != nil {
+		return rejected(err)
+	}
+	if o.check {
+		if !o.asJSON {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is right: node %s\n", o.config, f.Identity)
+			return nil
+		}
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": true, "identity": f.Identity})
+	}
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	counts, err := runNode(ctx, o.config, f, log)
+	if err == nil && o.asJSON {
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(counts)
+	}
+	return err
+}
+
+// rejected is an error for input that is not right.
+func rejected(err error) error {
+	return &topology.ExitError{Code: topology.ExitRejected, Err: err}
+}
+
+// runNode runs the node until ctx ends, and returns what it has published.
+func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger) (server.Counts, error) {
+	var node atomic.Pointer[server.Node]
+	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
+		return func(nc *nats.Conn) {
+			log.Info(what, "broker", server.NATS{Conn: nc}.Server())
+			if n := node.Load(); n != nil {
+				tell(n)
+			}
+		}
+	}
+	lost := told("Connection lost", (*server.Node).Disconnected)
+	nc, err := jetstream.Connect(jetstream.Options{
+		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
+		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
+		Extra: []nats.Option{
+			// A node may start before its broker, and fleets come back together.
+			nats.RetryOnFailedConnect(true),
+			nats.ReconnectWait(time.Second),
+			nats.ReconnectJitter(4*time.Second, 8*time.Second),
+			nats.PingInterval(30 * time.Second),
+			nats.ConnectHandler(told("Connected", (*server.Node).Connected)),
+			nats.ReconnectHandler(told("Connected again", (*server.Node).Connected)),
+			nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
+			nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("Not connected", "error", err) }),
+		},
+	})
+	if err != nil {
+		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
+	}
+	defer nc.Close()
+	n, err := server.New(server.Options{
+		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil), Log: log,
+	})
+	if err != nil {
+		return server.Counts{}, rejected(err)
+	}
+	node.Store(n)
+	var wg sync.WaitGroup
+	wg.Go(func() { reloads(ctx, n, path, f, log) })
+	n.Run(ctx)
+	wg.Wait()
+	return n.Counts(), nil
+}
+
+// reloads reads the configuration again at each SIGHUP.
+func reloads(ctx context.Context, n *server.Node, path string, f *config.File, log *slog.Logger) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+		}
+		next, err := config.Load(path)
+		if err == nil {
+			err = next.Reload(f)
+		}
+		if err == nil {
+			err = n.Reload(next.Settings, next.Gather(build(), nil))
+		}
+		if err != nil {
+			log.Error("The configuration is refused, the former one stays", "error", err)
+			if err := n.ReloadRefused(err); err != nil {
+				log.Debug("Nobody was told of that", "error", err)
+			}
+			continue
+		}
+		f = next
+		log.Info("The configuration was read again")
+	}
+}
+
+// build is what Go recorded when it built the program.
+func build() schemas.BuildInfo {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return schemas.BuildInfo{}
+	}
+	b := schemas.BuildInfo{Version: info.Main.Version}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.SHA = s.Value
+		}
+	}
+	return b
+}
