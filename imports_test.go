@@ -55,8 +55,12 @@ var importRules = []importRule{
 	},
 	{
 		of: []string{"processors/*/..."}, except: []string{"processors/proctest/...", "processors/adapter/..."},
-		weir:   []string{"processors", "processors/filter/expression", "streams", "schemas"},
+		weir:   []string{"processors", "processors/filter/expression", "processors/field", "processors/table", "streams", "schemas"},
 		reason: "a processor never imports another: what two of them share, like the expression language, is not a processor",
+	},
+	{
+		of: []string{"processors/field", "processors/table"}, weir: []string{"streams"}, others: []string{},
+		reason: "what processors share is a leaf beside them: it knows a message at most",
 	},
 	{
 		of:     []string{"processors/adapter/..."},
@@ -211,6 +215,11 @@ func TestImportRulesBite(t *testing.T) {
 		{"processors/mapper", module + "/processors/filter/expression", true},
 		{"processors/mapper", "github.com/expr-lang/expr", true},
 		{"processors/mapper", "math/rand/v2", false},
+		{"processors/sampler", module + "/processors/field", true},
+		{"processors/sampler", module + "/processors/table", true},
+		{"processors/table", module + "/processors", false},
+		{"processors/table", "github.com/cespare/xxhash/v2", false},
+		{"processors/field", module + "/streams", true},
 		{"processors/mapper", "net/http", false},
 		{"processors/proctest", module + "/streams/memory", true},
 		{"processors/proctest", "os", true},

@@ -12,9 +12,11 @@ import (
 	programs "github.com/weirhq/weir/fleet/cli"
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/adapter"
+	"github.com/weirhq/weir/processors/ageadvisor"
 	"github.com/weirhq/weir/processors/filter"
 	"github.com/weirhq/weir/processors/mapper"
 	"github.com/weirhq/weir/processors/replicator"
+	"github.com/weirhq/weir/processors/sampler"
 	topology "github.com/weirhq/weir/topology/cli"
 )
 
@@ -24,6 +26,8 @@ func run() int {
 	kinds, err := processors.NewRegistry(
 		adapter.Kind,
 		replicator.Kind,
+		sampler.Kind,
+		ageadvisor.Kind,
 		filter.Kind,
 		mapper.Kind,
 	)

@@ -22,8 +22,9 @@ type Metrics struct {
 	Epoch         atomic.Uint64
 	Lag           atomic.Uint64 // stored inputs that are not handled, when last asked
 	SnapshotBytes atomic.Uint64
-	Freshness     atomic.Int64 // event time of the last input handled, nanoseconds since 1970
-	Active        atomic.Bool  // this copy holds the lease
+	Keys, Refused atomic.Uint64 // of a Keyed processor
+	Freshness     atomic.Int64  // event time of the last input handled, nanoseconds since 1970
+	Active        atomic.Bool   // this copy holds the lease
 }
 
 // position says how far everything is stored. A freshness of 0 is not known.

@@ -587,7 +587,7 @@ type deadly struct{ streams.Sink }
 
 func (deadly) Publish(context.Context, []streams.Msg) (uint64, error) { return 0, errKilled }
 
-// frail kills at the nth save.
+// frail kills at the nth save. A snapshot of a processor with state is two.
 type frail struct {
 	streams.State
 	n int
@@ -687,7 +687,7 @@ func TestTicksAreRepeatedWhenTheClockWentBack(t *testing.T) {
 		}
 		r.make = func() (processors.Processor, error) { return &guard{}, nil }
 		r.append(1)
-		r.edit = func(s *processors.Stage) { s.State = &frail{State: s.State, n: 3} }
+		r.edit = func(s *processors.Stage) { s.State = &frail{State: s.State, n: 5} }
 		// It dies when it ends: the message is covered by a snapshot, the tick is not.
 		if err := r.run(); !errors.Is(err, errKilled) {
 			t.Fatalf("got %v", err)

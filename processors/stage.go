@@ -236,6 +236,7 @@ func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
 			}
 		}
 	}
+	r.countKeys()
 	r.Metrics.In.Add(uint64(len(msgs)))
 	r.Metrics.InBytes.Add(uint64(bytes))
 	r.eventTime = msgs[len(msgs)-1].EventTime().UnixNano()

@@ -27,6 +27,10 @@ const (
 	InventoryDataName = "io.weir.registration.v1.inventorydata"
 	// GapName is the event about messages that a stage could not handle.
 	GapName = "io.weir.stage.v1.gap"
+	// AgeAdvisoryName is the event about a node that is new, silent, back or gone.
+	AgeAdvisoryName = "io.choria.sr.v2.age_advisory"
+	// OverlaySilentName is the event about many nodes that went silent at once.
+	OverlaySilentName = "io.weir.advisory.v1.overlay_silent"
 )
 
 // Files holds the schemas, one <path>.json for each [Format], and their
@@ -34,7 +38,7 @@ const (
 // and tolerated are not valid but decoded all the same, because such documents
 // are on the wire.
 //
-//go:embed choria weir examples
+//go:embed choria sr weir examples
 var Files embed.FS
 
 // Format is one wire format.
@@ -64,6 +68,8 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{LifecycleReconnectName, "weir/lifecycle/v1/reconnect", "The connection of a program was lost and is back."},
 	{LifecycleReloadName, "weir/lifecycle/v1/reload", "A program was told to read its configuration again."},
 	{LifecycleSpoolFullName, "weir/lifecycle/v1/spool_full", "What a program keeps to send later has no more room."},
+	{AgeAdvisoryName, "sr/v2/age_advisory", "A node is new, silent, back or gone."},
+	{OverlaySilentName, "weir/advisory/v1/overlay_silent", "Many nodes went silent at once, or are back."},
 }
 
 // Formats lists all formats.

@@ -38,6 +38,8 @@ var decoders = map[string]func([]byte) error{
 	schemas.LifecycleReconnectName:   lifecycleOf(schemas.Reconnect),
 	schemas.LifecycleReloadName:      lifecycleOf(schemas.Reload),
 	schemas.LifecycleSpoolFullName:   lifecycleOf(schemas.SpoolFull),
+	schemas.AgeAdvisoryName:          func(b []byte) error { _, err := schemas.DecodeAgeAdvisory(b); return err },
+	schemas.OverlaySilentName:        func(b []byte) error { _, err := schemas.DecodeOverlaySilent(b); return err },
 }
 
 // compile makes a schema that also checks formats and encodings.
@@ -193,14 +195,15 @@ func TestExamples(t *testing.T) {
 }
 
 // reference is the folder of material from other projects, which is not part
-// of this one: WEIR_SHARED, or "shared" beside the repository. Tests that compare with it say so when it is not there.
+// of this one: WEIR_SHARED, or shared beside the repository. Tests that compare
+// with it say so when it is not there.
 func reference(t *testing.T, elem ...string) (string, bool) {
 	t.Helper()
-	dir := os.Getenv("WEIR_SHARED")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "shared")
+	root := os.Getenv("WEIR_SHARED")
+	if root == "" {
+		root = filepath.Join("..", "..", "shared")
 	}
-	name := filepath.Join(append([]string{dir}, elem...)...)
+	name := filepath.Join(append([]string{root}, elem...)...)
 	if _, err := os.Stat(name); err != nil {
 		t.Logf("nothing to compare with: %v", err)
 		return "", false
@@ -226,12 +229,17 @@ func TestPublishedSchemas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	advisory, err := ageAdvisory.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		doc  []byte
 	}{
 		{schemas.AdapterOutputName, output},
 		{schemas.InventoryContentName, content},
+		{schemas.AgeAdvisoryName, advisory},
 	} {
 		f, _ := schemas.Lookup(c.name)
 		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(f.Path)+".json"))

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/weirhq/weir/processors"
 )
 
 // ParseDuration reads a duration as Go writes it, and also days and weeks:
@@ -71,28 +72,6 @@ func span(d time.Duration) string {
 	return s
 }
 
-// sizes are the units of bytes, lower case.
-var sizes = map[string]float64{ //nolint:gochecknoglobals // a table
-	"": 1, "b": 1,
-	"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
-	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
-}
-
-// ParseSize reads a number of bytes: 1024, 100MB, 512MiB, 1.5GiB.
-func ParseSize(s string) (int64, error) {
-	n := len(s) - len(strings.TrimLeft(s, "0123456789."))
-	unit, ok := sizes[strings.ToLower(strings.TrimSpace(s[n:]))]
-	v, err := strconv.ParseFloat(s[:n], 64)
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("size %.40q is not a number of bytes", s)
-	case !ok:
-		return 0, fmt.Errorf("size %.40q has an unknown unit", s)
-	case v*unit >= math.MaxInt64:
-		return 0, fmt.Errorf("size %.40q is too large", s)
-	}
-	if i, err := strconv.ParseInt(s[:n], 10, 64); err == nil {
-		return i * int64(unit), nil
-	}
-	return int64(v * unit), nil
-}
+// ParseSize reads a number of bytes: 1024, 100MB, 512MiB, 1.5GiB. It is the form
+// that sizes have in the configuration of kinds as well.
+func ParseSize(s string) (int64, error) { return processors.ParseSize(s) }
