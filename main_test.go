@@ -60,9 +60,49 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "topology/cli/testdata",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"counts": counts,
+			"counts":   counts,
+			"document": document,
 		},
 	})
+}
+
+// document runs weir, wants that exit code, and checks that the standard output is
+// one document whose errors, if it failed, say so and are on standard error, too.
+func document(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: document CODE ARGUMENT...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("weir", args[1:]...)
+	code := 0
+	if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+		code = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+	text := ts.ReadFile("stdout")
+	if strings.Count(text, "\n") != 1 || strings.Contains(text, "null") {
+		ts.Fatalf("not one document, or one with null: %s", text)
+	}
+	var doc struct{ Errors []string }
+	ts.Check(json.Unmarshal([]byte(text), &doc))
+	if len(doc.Errors) > 0 != (want != 0) {
+		ts.Fatalf("exit code %d and errors %q", code, doc.Errors)
+	}
+	for i, e := range doc.Errors {
+		if !strings.Contains(ts.ReadFile("stderr"), e) {
+			ts.Fatalf("standard error lacks %q", e)
+		}
+		for j, other := range doc.Errors {
+			if i != j && strings.Contains(other, e) {
+				ts.Fatalf("said twice: %q", e)
+			}
+		}
+	}
 }
 
 // counts checks the JSON document in the last line of the standard output: the
@@ -76,16 +116,25 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
 	var rep upReport
 	ts.Check(json.Unmarshal([]byte(lines[len(lines)-1]), &rep))
-	last := map[string]uint64{}
+	last, collected := map[string]uint64{}, map[string]string{}
 	for _, o := range rep.Overlays {
 		for _, s := range o.Streams {
 			last[o.Name+"/"+s.Name] = s.Last
+			for _, src := range s.Sources {
+				collected[src.Name] = o.Name + "/" + s.Name
+				if src.Lag != 0 {
+					ts.Fatalf("%s has not collected %d of %s", s.Name, src.Lag, src.Name)
+				}
+			}
 		}
 		for _, s := range o.Stages {
 			if s.Lag != 0 || s.Dead != 0 || s.Missing != 0 {
 				ts.Fatalf("stage %s of %s: %+v", s.UID, o.Name, s)
 			}
 		}
+	}
+	if collected["UP_mt-1_raise"] != "hub/REGISTRATION" || collected["UP_mt-2_raise"] != "hub/REGISTRATION" {
+		ts.Fatalf("collected are %v", collected)
 	}
 	var acked uint64
 	for _, n := range rep.Nodes {
@@ -108,8 +157,12 @@ type upReport struct {
 	Overlays []struct {
 		Name    string
 		Streams []struct {
-			Name string
-			Last uint64
+			Name    string
+			Last    uint64
+			Sources []struct {
+				Name string
+				Lag  uint64
+			}
 		}
 		Stages []struct {
 			UID                string
@@ -203,7 +256,7 @@ func (p *process) wait() error {
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, cond func() bool) time.Duration {
+func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	began := time.Now()
 	for !cond() {
@@ -212,7 +265,6 @@ func eventually(t *testing.T, what string, cond func() bool) time.Duration {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return time.Since(began)
 }
 
 func freePort(t *testing.T) int {
@@ -370,10 +422,12 @@ func (f *fleet) other(p *process, copies ...*process) *process {
 }
 
 // TestAnotherCopyTakesOver runs two copies of a cell: the stage is active in
-// one, and goes on in the other however the first one ends.
+// one, and goes on in the other however the first one ends, and not before.
 func TestAnotherCopyTakesOver(t *testing.T) {
 	f := newFleet(t)
 	f.run("hub")
+	// became counts how often a copy said that it has become the active one.
+	became := func(p *process) int { return strings.Count(p.out.String(), "stage is active here") }
 	for name, end := range map[string]func(p *process){
 		"killed": (*process).kill,
 		"stopped": func(p *process) {
@@ -387,22 +441,34 @@ func TestAnotherCopyTakesOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f.T = t
 			a, b := f.run("cell"), f.run("cell")
+			f.send(50)
+			f.arrived() // the link stands, and the stage runs
 			var first *process
-			eventually(t, "one copy is active", func() bool { first = f.active(a, b); return first != nil })
+			eventually(t, "one copy is active", func() bool { first = f.active(a, b); return first != nil && became(first) > 0 })
 			f.send(200)
 			second := f.other(first, a, b)
+			once, before, said := became(first), became(second), len(first.out.String())
+			if f.active(a, b) != first {
+				t.Error("the other copy took over from one that runs")
+			}
 			end(first)
-			took := eventually(t, "the other copy is active", func() bool { return f.active(a, b) == second })
-			t.Logf("the other copy took over after %v", took)
+			eventually(t, "the other copy is active", func() bool { return f.active(a, b) == second && became(second) > before })
 			f.send(200)
 			f.arrived()
 			if name == "paused" {
 				first.signal(syscall.SIGCONT)
+				eventually(t, "the copy that was paused notices", func() bool {
+					text := first.out.String()[said:]
+					return strings.Contains(text, "stage is no longer active here") || strings.Contains(text, "stage stopped, starting it again")
+				})
 				f.send(200)
 				f.arrived()
 				if f.active(a, b) != second {
 					t.Error("the copy that was paused took the lease back")
 				}
+			}
+			if became(first) != once || became(second) != before+1 {
+				t.Errorf("the first copy became active %d times, the second %d times since; want 0 and 1", became(first)-once, became(second)-before)
 			}
 		})
 	}
@@ -423,6 +489,57 @@ func TestBrokersComeAndGo(t *testing.T) {
 		f.send(100)
 	}
 	f.arrived()
+}
+
+// TestRunSaysWhenItIsReady, to people and to systemd, and to the latter that it
+// is about to end.
+func TestRunSaysWhenItIsReady(t *testing.T) {
+	store := t.TempDir()
+	name := filepath.Join(store, "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Skipf("no datagram sockets here: %v", err)
+	}
+	defer l.Close()
+	said := func() string {
+		t.Helper()
+		buf := make([]byte, 1000)
+		if err := l.SetReadDeadline(time.Now().Add(40 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := l.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	start(t, "weir", "run", "deploy/laptop.yaml", "--overlay", "hub", "--store", store)
+	eventually(t, "the hub has its ports", func() bool { _, err := os.Stat(filepath.Join(store, "hub", "ports.json")); return err == nil })
+	t.Setenv("NOTIFY_SOCKET", name)
+	run := func() *process {
+		return start(t, "weir", "run", "deploy/laptop.yaml", "--overlay", "mt-1", "--store", store)
+	}
+	a := run()
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=5 streams, 5 of them made; active: raise,life,orders; standing by: none") {
+		t.Errorf("the first copy says %q", got)
+	}
+	b := run()
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=5 streams, 0 of them made; active: none; standing by: raise,life,orders") {
+		t.Errorf("the second copy says %q", got)
+	}
+	for p, want := range map[*process]string{
+		a: `msg="overlay is ready" overlay=mt-1 streams_made=5 streams_found=0 stages_active=raise,life,orders stages_standing_by=none`,
+		b: `msg="overlay is ready" overlay=mt-1 streams_made=0 streams_found=5 stages_active=none stages_standing_by=raise,life,orders`,
+	} {
+		eventually(t, "a line says that it is ready", func() bool { return strings.Contains(p.out.String(), want) })
+	}
+	b.signal(syscall.SIGTERM)
+	if got := said(); got != "STOPPING=1" {
+		t.Errorf("at the end it says %q", got)
+	}
+	if err := b.wait(); err != nil {
+		t.Errorf("a clean stop ended with %v", err)
+	}
 }
 
 // TestEmbeddedBrokerMovesOn kills the process that runs the embedded broker of

@@ -204,6 +204,9 @@ func (r *inlet) send(ctx context.Context, newest time.Time) error {
 		if err == nil {
 			err = r.store(ctx, r.To, r.sent, "target")
 		}
+		if errors.Is(err, streams.ErrRefused) {
+			err = r.apart(ctx)
+		}
 		if err == nil {
 			r.Metrics.Dead.Add(uint64(len(r.letters)))
 			r.Metrics.DeadBytes.Add(bytesOf(r.letters))
@@ -251,7 +254,7 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.M
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, streams.ErrRefused) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		r.Metrics.Retries.Add(1)
@@ -266,6 +269,27 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.M
 		r.Log.Info("target takes outputs again", "what", what, "tries", wait.n)
 	}
 	return nil
+}
+
+// apart stores one by one what the stream has refused together: only what it
+// refuses alone becomes a dead letter.
+func (r *inlet) apart(ctx context.Context) error {
+	stored, letters := r.sent[:0], len(r.letters)
+	for _, m := range r.sent {
+		err := r.store(ctx, r.To, []streams.Msg{m}, "target")
+		switch {
+		case err == nil:
+			stored = append(stored, m)
+		case errors.Is(err, streams.ErrRefused):
+			d := deadLetter(r.Overlay, r.UID, m, err.Error(), r.Dead.Check)
+			name(&d, digest(m), 0, 1)
+			r.letters = append(r.letters, d)
+		default:
+			return err
+		}
+	}
+	r.sent = stored
+	return r.store(ctx, r.Dead, r.letters[letters:], "dead letters")
 }
 
 // abandon counts what has come and was not stored.

@@ -21,6 +21,7 @@ type entry struct {
 	b       *memory.Broker
 	limit   int // bytes of the buffer
 	metrics processors.Metrics
+	wrap    func(streams.Appender) streams.Appender // around the target
 }
 
 func entered(t *testing.T, test func(*entry)) {
@@ -48,6 +49,9 @@ func (e *entry) start(p processors.Processor) (stop func() error) {
 		Overlay: "cell", UID: "adapt", Processor: p, Metrics: &e.metrics,
 		From: func() (streams.Feed, error) { return e.b.Feed("in.>", "adapt", e.limit) },
 		To:   e.b.Appender("OUT", "out.>"), Dead: e.b.Appender("DEAD", "dead.cell.adapt.>"),
+	}
+	if e.wrap != nil {
+		in.To = e.wrap(in.To)
 	}
 	ctx, cancel := context.WithCancel(e.Context())
 	done := make(chan error, 1)
@@ -188,6 +192,36 @@ func TestInletNeedsNoPosition(t *testing.T) {
 		}
 		if err := e.start(p)(); !errors.Is(err, processors.ErrNeedsPosition) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// strict refuses what says so, and whatever comes with it.
+type strict struct{ streams.Appender }
+
+func (s strict) Append(ctx context.Context, msgs []streams.Msg) error {
+	for i, m := range msgs {
+		if string(m.Data) == "refused" {
+			return errors.Join(streams.ErrRefused, s.Appender.Append(ctx, msgs[:i]))
+		}
+	}
+	return s.Appender.Append(ctx, msgs)
+}
+
+// TestInletSetsApartWhatIsRefused: what a stream never takes holds nothing up.
+func TestInletSetsApartWhatIsRefused(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		e.wrap = func(a streams.Appender) streams.Appender { return strict{a} }
+		stop := e.start(words{})
+		e.send("one", "refused", "two", "bad", "refused", "three")
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		e.want("OUT", "one", "two", "three")
+		e.want("DEAD", "bad", "refused")
+		if m := &e.metrics; m.Out.Load() != 3 || m.Dead.Load() != 3 || m.Lost.Load() != 0 {
+			t.Errorf("out %d, dead %d, lost %d", m.Out.Load(), m.Dead.Load(), m.Lost.Load())
 		}
 	})
 }

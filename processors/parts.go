@@ -119,7 +119,7 @@ func (p *parts) store(ctx context.Context, r *run, key string, piece []byte) err
 			return ErrLease
 		}
 		_, err := r.State.Save(ctx, key, piece, 0)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, streams.ErrRefused) {
 			return err
 		}
 		if errors.Is(err, streams.ErrFenced) && wait.n > 0 {

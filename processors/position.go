@@ -393,7 +393,7 @@ func (r *run) save(ctx context.Context) error {
 			r.rev = rev
 			return nil
 		}
-		if ctx.Err() != nil || errors.Is(err, streams.ErrFenced) {
+		if ctx.Err() != nil || errors.Is(err, streams.ErrFenced) || errors.Is(err, streams.ErrRefused) {
 			return fmt.Errorf("saving the snapshot: %w", err)
 		}
 		r.Metrics.Retries.Add(1)

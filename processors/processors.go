@@ -76,7 +76,20 @@ type Selection struct {
 	Filter string        // pattern of subjects; "" is all
 	Start  streams.Start // where a stage begins that has no position yet
 	Age    time.Duration // begin this far back instead, if positive
-	MaxAge time.Duration // skip and count messages that are older when their turn comes, if positive
+	// MaxAge skips and counts messages that are older when their turn comes, by the
+	// broker's clock, if positive. It is for processors without state and ticks: a
+	// replay, which comes later, would skip what the first run has counted.
+	MaxAge time.Duration
+}
+
+// fits says whether a processor can be replayed under the selection (D2).
+func (s Selection) fits(p Processor) error {
+	_, stateful := p.(Snapshotter)
+	_, ticks := p.(Ticker)
+	if s.MaxAge > 0 && (stateful || ticks) {
+		return errors.New("max_age: a processor with state or ticks cannot skip messages by their age, because a replay would skip what was counted before; leave it out, or put a stage with max_age in front")
+	}
+	return nil
 }
 
 // Warner is implemented by processors whose configuration is valid but lets
@@ -155,6 +168,11 @@ func (k Kind[C]) Build(with ast.Node, self Self) (Processor, error) {
 	p, err := k.New(c, self)
 	if err != nil {
 		return nil, fmt.Errorf("kind %s: %w", k.Name, err)
+	}
+	if s, ok := p.(Selector); ok {
+		if err := s.Select().fits(p); err != nil {
+			return nil, fmt.Errorf("kind %s: %w", k.Name, err)
+		}
 	}
 	return p, nil
 }

@@ -439,6 +439,122 @@ func TestMaxAgeSkipsAndCounts(t *testing.T) {
 	})
 }
 
+// TestMaxAgeGoesByTheBroker: the clock of the host is wrong by years, in either
+// direction, and changes nothing (D8).
+func TestMaxAgeGoesByTheBroker(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"host in 2038": -12 * 365 * 24 * time.Hour, "host in 1970": 50 * 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			rigged(t, func(r *rig) {
+				r.skew = skew
+				r.append(5)
+				time.Sleep(time.Hour)
+				r.append(5)
+				m := &processors.Metrics{}
+				r.edit = func(s *processors.Stage) { s.Selection.MaxAge, s.Metrics = time.Minute, m }
+				done := make(chan error)
+				go func() { done <- r.run() }()
+				r.append(3) // while it runs
+				r.ok(<-done)
+				r.want(sequence(6, 13)...)
+				if m.TooOld.Load() != 5 {
+					r.Errorf("%d skipped, want 5", m.TooOld.Load())
+				}
+			})
+		})
+	}
+}
+
+// TestMaxAgeIsNotForState: what was counted once would be skipped when it is
+// counted again.
+func TestMaxAgeIsNotForState(t *testing.T) {
+	for name, build := range map[string]func() (processors.Processor, error){"state": newCounter, "ticks": newWatch} {
+		t.Run(name, func(t *testing.T) {
+			rigged(t, func(r *rig) {
+				r.append(1)
+				r.make = build
+				r.edit = func(s *processors.Stage) { s.Selection.MaxAge = time.Minute }
+				if err := r.run(); err == nil || !strings.Contains(err.Error(), "max_age") {
+					r.Errorf("got %v", err)
+				}
+				kind := processors.Kind[struct{}]{Name: "x", New: func(struct{}, processors.Self) (processors.Processor, error) {
+					p, err := build()
+					return chosen{p.(processors.Snapshotter), p}, err
+				}}
+				if _, err := kind.Build(nil, processors.Self{}); err == nil || !strings.Contains(err.Error(), "kind x: max_age") {
+					r.Errorf("built: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// chosen is a processor with state that skips by age.
+type chosen struct {
+	processors.Snapshotter
+	processors.Processor
+}
+
+func (chosen) Select() processors.Selection { return processors.Selection{MaxAge: time.Minute} }
+
+// stubborn is a target that stores nothing and gives the same answer for ever.
+type stubborn struct {
+	streams.Sink
+	answer error
+	deaf   time.Duration // how long it cannot be asked after each write
+	wrote  time.Time
+	tries  int
+}
+
+func (s *stubborn) Publish(context.Context, []streams.Msg) (uint64, error) {
+	time.Sleep(10 * time.Second)
+	s.tries++
+	s.wrote = time.Now()
+	return 0, s.answer
+}
+
+func (s *stubborn) Last(ctx context.Context) (streams.Position, error) {
+	if time.Since(s.wrote) < s.deaf {
+		return streams.Position{}, errors.New("link is down")
+	}
+	return s.Sink.Last(ctx)
+}
+
+// TestTargetThatRefusesStopsTheStage: what the server will refuse again, and what
+// it never answers though it can be asked, is for an operator. What may be
+// better the next time is tried again.
+func TestTargetThatRefusesStopsTheStage(t *testing.T) {
+	silent := errors.Join(streams.ErrSilent, streams.ErrUnknown)
+	for _, c := range []struct {
+		name   string
+		target stubborn
+		want   error // nil: the stage goes on trying
+		most   int   // tries until then
+	}{
+		{"refused", stubborn{answer: streams.ErrRefused}, streams.ErrRefused, 1},
+		{"silent", stubborn{answer: silent}, streams.ErrSilent, 4},
+		{"silent while the link comes and goes", stubborn{answer: silent, deaf: time.Minute}, nil, 100},
+		{"unknown", stubborn{answer: streams.ErrUnknown}, nil, 100},
+		{"full", stubborn{answer: streams.ErrFull}, nil, 100},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rigged(t, func(r *rig) {
+				r.append(1)
+				r.edit = func(s *processors.Stage) { c.target.Sink, s.To = s.To, &c.target }
+				ctx, cancel := context.WithTimeout(r.Context(), 10*time.Minute)
+				defer cancel()
+				err := r.stage().Run(ctx)
+				stopped := ctx.Err() == nil
+				if stopped != (c.want != nil) || c.want != nil && !errors.Is(err, c.want) {
+					r.Errorf("got %v, want %v; it stopped by itself: %v", err, c.want, stopped)
+				}
+				if c.target.tries > c.most || c.want == nil && c.target.tries < 5 {
+					r.Errorf("tried %d times", c.target.tries)
+				}
+			})
+		})
+	}
+}
+
 func TestDeadLettersTellWhyAndBlockNothing(t *testing.T) {
 	rigged(t, func(r *rig) {
 		r.append(1)

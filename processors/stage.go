@@ -108,6 +108,7 @@ type run struct {
 	compact    bool             // the source has holes by itself
 	head       uint64           // first sequence of the source when it was last looked at
 	looked     time.Time
+	clock      clock
 }
 
 // Run processes messages until ctx ends or an error stops it. When ctx ends
@@ -120,9 +121,15 @@ func (s Stage) Run(ctx context.Context) error {
 	r.dead = &target{run: r, name: "dead letters", sink: s.Dead}
 	r.ticker, _ = s.Processor.(Ticker)
 
+	if err := s.Selection.fits(s.Processor); err != nil {
+		return fmt.Errorf("stage %s: %w", s.UID, err)
+	}
 	work, stop := graceful(ctx, s.Grace)
 	defer stop()
 	start, err := r.begin(work)
+	if err == nil {
+		err = r.setClock(work)
+	}
 	if err == nil {
 		r.cur, err = s.From.Open(work, start)
 	}
@@ -221,6 +228,9 @@ func (r *run) batch(ctx context.Context, msgs []streams.Msg) error {
 	if err := r.lookAtHead(ctx, msgs); err != nil {
 		return err
 	}
+	if err := r.setClock(ctx); err != nil {
+		return err
+	}
 	var bytes int
 	for i := range msgs {
 		if msgs[i].Seq <= r.seq {
@@ -288,7 +298,7 @@ func (r *run) message(ctx context.Context, m streams.Msg) error {
 		}
 	}
 	r.seq, r.seqTime = m.Seq, m.Time
-	if age := r.Selection.MaxAge; age > 0 && time.Since(m.Time) > age {
+	if age := r.Selection.MaxAge; age > 0 && r.clock.now().Sub(m.Time) > age {
 		r.Metrics.TooOld.Add(1)
 		return nil
 	}

@@ -25,7 +25,8 @@ type target struct {
 	skip  uint64 // further outputs that are stored and can no longer be read
 	end   uint64 // sequence of the newest output stored, or of the target's end at the start
 	alone bool
-	dirty bool // something may have been written since the snapshot
+	dirty bool      // something may have been written since the snapshot
+	quiet time.Time // since when the target acknowledges nothing though it can be asked; zero when it does
 
 	queue   outputs
 	sent    outputs
@@ -138,19 +139,23 @@ func (t *target) store(ctx context.Context, out outputs) error {
 		}
 		end, err := t.sink.Publish(ctx, msgs)
 		if err == nil {
-			t.end = end
+			t.end, t.quiet = end, time.Time{}
 			break
 		}
-		if ctx.Err() != nil || errors.Is(err, streams.ErrFenced) {
+		if ctx.Err() != nil || errors.Is(err, streams.ErrFenced) || errors.Is(err, streams.ErrRefused) || t.dumb(err) {
 			return fmt.Errorf("%s: %w", t.name, err)
 		}
 		m.Retries.Add(1)
 		if wait.n == 0 {
 			t.run.Log.Warn("target does not take outputs, trying again", "what", t.name, "error", err)
 		}
+		tries := wait.n
 		stored, err := t.settle(ctx, origins, &wait)
 		if err != nil {
 			return err
+		}
+		if stored > 0 || wait.n > tries+1 { // it takes something, or could not be asked at once
+			t.quiet = time.Time{}
 		}
 		msgs, origins = msgs[stored:], origins[stored:]
 	}
@@ -166,6 +171,19 @@ func (t *target) store(ctx context.Context, out outputs) error {
 	return nil
 }
 
+// dumb says that the target has not acknowledged anything for so long, though
+// it could be asked all the time, that no permission can be there for it.
+func (t *target) dumb(err error) bool {
+	if !errors.Is(err, streams.ErrSilent) {
+		t.quiet = time.Time{}
+		return false
+	}
+	if t.quiet.IsZero() {
+		t.quiet = time.Now()
+	}
+	return time.Since(t.quiet) >= maxQuiet
+}
+
 // settle finds out how many of the outputs were stored by a Publish whose
 // outcome is not known. It waits until the target can be asked.
 func (t *target) settle(ctx context.Context, origins []streams.Origin, wait *backoff) (int, error) {
@@ -177,6 +195,9 @@ func (t *target) settle(ctx context.Context, origins []streams.Origin, wait *bac
 		if err != nil {
 			if !t.run.Valid() {
 				return 0, ErrLease
+			}
+			if errors.Is(err, streams.ErrRefused) {
+				return 0, err
 			}
 			continue
 		}
@@ -202,6 +223,10 @@ func (t *target) settle(ctx context.Context, origins []streams.Origin, wait *bac
 		return stored, nil
 	}
 }
+
+// maxQuiet is how long a stage bears with a target that can be asked and
+// acknowledges nothing.
+const maxQuiet = 30 * time.Second
 
 // Limits of the pause between two tries.
 const (

@@ -56,6 +56,14 @@ var (
 	// ErrFull says that the target refuses new messages because of a limit
 	// (bytes, messages, disk). Nothing was stored; trying again later is right.
 	ErrFull = errors.New("target is full")
+	// ErrRefused says that the server refuses what would be refused again: a
+	// setting of the stream or of the server has to change. Nothing of the refused
+	// message or of those after it was stored.
+	ErrRefused = errors.New("refused for good")
+	// ErrSilent says that a write was not acknowledged at all. It comes with
+	// ErrUnknown. If the target can be asked meanwhile, a permission is missing
+	// on the way there or back: what one forbids is dropped without a word.
+	ErrSilent = errors.New("no acknowledgement")
 	// ErrNotFound says that the message, stream or key does not exist.
 	ErrNotFound = errors.New("not found")
 	// ErrLost says that outputs which nothing accounts for were removed from
@@ -150,8 +158,8 @@ type Sink interface {
 	// Publish stores the messages in order and, once all of them are stored,
 	// returns the target's sequence of the last one. It may add fields that
 	// begin with "Nats-" to their headers. Otherwise the error is ErrFenced,
-	// ErrUnknown, ErrFull, or the context's; after each of them a prefix of the
-	// messages may have been stored, and Last says which.
+	// ErrUnknown, ErrFull, ErrRefused, or the context's; after each of them a prefix
+	// of the messages may have been stored, and Last says which.
 	Publish(ctx context.Context, msgs []Msg) (uint64, error)
 	// Close frees what the sink holds on its connection. Nothing is stored by it.
 	Close() error

@@ -323,7 +323,7 @@ func (c *check) durables() {
 	for _, w := range c.all {
 		first := map[string]*wire{}
 		for _, r := range w.out {
-			name := Durable(c.file.Name, r.overlay.Name, r.stage.UID)
+			name := Durable(r.overlay.Name, r.stage.UID)
 			if other := first[name]; other != nil {
 				c.report(cCollision, r.stage.Pos, r.overlay, fmt.Sprintf("%s and %s both need the consumer %s on %s", other, r, name, w),
 					"set the uid of one of them to a word without _")

@@ -21,6 +21,10 @@ const (
 	RoleAdmin = "admin"
 )
 
+// AccountFleet is the account of every embedded broker that holds the streams.
+// It is the only one that links bind.
+const AccountFleet = "FLEET"
+
 // Permissions are the subjects that a connection may publish to and subscribe
 // to; everything else is denied, also by an empty list. Both are sorted.
 //

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
 )
 
 // Names of streams and metadata that weir itself relies on.
@@ -13,9 +14,9 @@ const (
 	deadName    = "DEAD" // where the dead letters of an overlay's stages go
 	deadConcern = "dead"
 
-	// MetaTopology and MetaOverlay name the owner of a stream in its metadata.
-	MetaTopology = "weir.topology"
-	MetaOverlay  = "weir.overlay"
+	// MetaOverlay names the overlay that a stream belongs to in its metadata,
+	// beside jetstream.MetaOwner, which names the topology.
+	MetaOverlay = "weir.overlay"
 	// MetaStage names the writer of a landing stream, as "overlay/uid".
 	MetaStage = "weir.stage"
 )
@@ -32,7 +33,7 @@ const FirstHandSize = 1<<20 - 16<<10
 
 // Durable is the name of the consumer that shows how far a stage is, on the
 // stream that it reads.
-func Durable(_, overlay, uid string) string { return "weir_" + overlay + "_" + uid }
+func Durable(overlay, uid string) string { return "weir_" + overlay + "_" + uid }
 
 // Specs returns every stream that must exist in an overlay: the declared ones
 // in the order of the file, DEAD when the overlay has stages and does not
@@ -117,7 +118,7 @@ func (l layout) specs(o *Overlay) []streams.Spec {
 		}
 	}
 	for i := range specs {
-		m := map[string]string{MetaTopology: l.topology, MetaOverlay: o.Name}
+		m := map[string]string{jetstream.MetaOwner: l.topology, MetaOverlay: o.Name}
 		maps.Copy(m, specs[i].Metadata)
 		specs[i].Metadata = m
 	}

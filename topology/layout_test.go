@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
 )
 
@@ -44,7 +45,7 @@ func TestSpecs(t *testing.T) {
 				from = append(from, c.Stream+"="+c.Prefix)
 			}
 			out = append(out, row{s.Name, strings.Join(s.Subjects, " "), strings.Join(from, " "), s.Replicas})
-			if s.Metadata[topology.MetaTopology] != "acme" || s.Metadata[topology.MetaOverlay] != overlay || s.Description == "" || s.Schema == "" {
+			if s.Metadata[jetstream.MetaOwner] != "acme" || s.Metadata[topology.MetaOverlay] != overlay || s.Description == "" || s.Schema == "" {
 				t.Errorf("%s/%s: %+v", overlay, s.Name, s)
 			}
 		}
@@ -97,10 +98,10 @@ func TestLongestNamesFit(t *testing.T) {
 	if n := len(streams.Landing(long, long).Stream); n > 255 {
 		t.Errorf("landing stream of %d bytes", n)
 	}
-	if got := topology.Durable("acme", "mt-1", "thin"); got != "weir_mt-1_thin" {
+	if got := topology.Durable("mt-1", "thin"); got != "weir_mt-1_thin" {
 		t.Errorf("Durable = %s", got)
 	}
-	if n := len(topology.Durable(long, long, long)); n > 255 {
+	if n := len(topology.Durable(long, long)); n > 255 {
 		t.Errorf("durable of %d bytes", n)
 	}
 }

@@ -24,7 +24,25 @@ type StreamReport struct {
 	Bytes    uint64 `json:"bytes"`
 	First    uint64 `json:"first"` // sequence of the oldest message stored
 	Last     uint64 `json:"last"`  // newest sequence given out: how many were ever stored
-	Error    string `json:"error,omitempty"`
+	// Sources are the landing streams that it collects, by name.
+	Sources []SourceReport `json:"sources"`
+	Error   string         `json:"error,omitempty"`
+}
+
+// SourceReport says how far a stream is with collecting a landing stream.
+type SourceReport struct {
+	Name  string  `json:"name"`
+	Lag   uint64  `json:"lag"`           // messages landed and not collected yet
+	Heard float64 `json:"heard_seconds"` // since the landing stream was last heard of; -1 is never
+}
+
+// Uncollected sums up what landed for the stream and is not in it yet.
+func (s StreamReport) Uncollected() uint64 {
+	var n uint64
+	for _, src := range s.Sources {
+		n += src.Lag
+	}
+	return n
 }
 
 // StageReport describes one stage in one copy. Counts begin with the process.
@@ -66,25 +84,46 @@ func (r *Runner) Report(ctx context.Context) OverlayReport {
 	defer cancel()
 	rep := OverlayReport{Name: r.overlay.Name, Class: r.overlay.Class, Connected: r.nc.IsConnected()}
 	specs := r.file.Specs(r.overlay.Name)
-	rep.Streams = make([]StreamReport, len(specs))
+	rep.Streams, rep.Stages = make([]StreamReport, len(specs)), []StageReport{}
 	d := r.domain(r.overlay.Name)
 	var wg sync.WaitGroup
 	for i, s := range specs {
-		rep.Streams[i].Name = s.Name
+		rep.Streams[i] = StreamReport{Name: s.Name, Sources: []SourceReport{}}
 		wg.Go(func() {
-			info, err := d.Info(ctx, s.Name)
+			out := &rep.Streams[i]
+			info, sources, err := d.Sources(ctx, s.Name)
 			if err != nil {
-				rep.Streams[i].Error = err.Error()
+				out.Error = err.Error()
 				return
 			}
-			rep.Streams[i] = StreamReport{Name: s.Name, Messages: info.Msgs, Bytes: info.Bytes, First: info.First, Last: info.Last}
+			out.Messages, out.Bytes, out.First, out.Last = info.Msgs, info.Bytes, info.First, info.Last
+			for _, src := range sources {
+				out.Sources = append(out.Sources, SourceReport{src.Stream, src.Lag, src.Heard.Seconds()})
+			}
 		})
 	}
 	wg.Wait()
+	unheard(rep.Streams)
 	for _, s := range r.stages {
 		rep.Stages = append(rep.Stages, s.report())
 	}
 	return rep
+}
+
+// unheard fills in the lag of landing streams that were never heard of: it is
+// all that they hold.
+func unheard(all []StreamReport) {
+	held := map[string]uint64{}
+	for _, s := range all {
+		held[s.Name] = s.Messages
+	}
+	for _, s := range all {
+		for i := range s.Sources {
+			if src := &s.Sources[i]; src.Heard < 0 {
+				src.Heard, src.Lag = -1, held[src.Name]
+			}
+		}
+	}
 }
 
 func (s *running) report() StageReport {

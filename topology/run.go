@@ -49,6 +49,8 @@ type Runner struct {
 	outputs map[string]Output // of the stages of all overlays
 	stages  []*running
 	ready   chan struct{} // closed when the streams exist
+	settled chan struct{} // closed when it is known of each stage whether it is active here
+	made    int           // of the streams; set before ready is closed
 }
 
 // running is a stage of a Runner.
@@ -56,6 +58,17 @@ type running struct {
 	*Stage
 	metrics processors.Metrics
 	failure atomic.Pointer[string]
+	settled chan struct{} // closed by once
+	once    sync.Once
+	here    bool // active in this copy when that was settled
+}
+
+// settle says that it is known whether the stage is active in this copy.
+func (s *running) settle(here bool) {
+	s.once.Do(func() {
+		s.here = here
+		close(s.settled)
+	})
 }
 
 // NewRunner prepares the overlay of that name. copy tells operators which
@@ -63,14 +76,14 @@ type running struct {
 func NewRunner(f *File, overlay string, reg processors.Registry, nc *nats.Conn, copyName string, log *slog.Logger) (*Runner, error) {
 	o := f.Overlay(overlay)
 	if o == nil {
-		return nil, fmt.Errorf("topology %s has no overlay %q", f.Name, overlay)
+		return nil, f.NoOverlay(overlay)
 	}
 	r := &Runner{
 		file: f, overlay: o, reg: reg, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease, outputs: Outputs(f, reg),
-		holder: fmt.Sprintf("%s-%08x", copyName, rand.Uint32()), ready: make(chan struct{}),
+		holder: fmt.Sprintf("%s-%08x", copyName, rand.Uint32()), ready: make(chan struct{}), settled: make(chan struct{}),
 	}
 	for _, s := range o.Stages {
-		r.stages = append(r.stages, &running{Stage: s})
+		r.stages = append(r.stages, &running{Stage: s, settled: make(chan struct{})})
 	}
 	return r, nil
 }
@@ -78,11 +91,35 @@ func NewRunner(f *File, overlay string, reg processors.Registry, nc *nats.Conn, 
 // Ready is closed once the streams of the overlay exist.
 func (r *Runner) Ready() <-chan struct{} { return r.ready }
 
+// Settled is closed once the streams exist and it is known of each stage whether
+// this copy or another one is active.
+func (r *Runner) Settled() <-chan struct{} { return r.settled }
+
+// Standing is what has come of the start of a Runner.
+type Standing struct {
+	Made, Found int      // streams
+	Active      []string // uids of the stages that are active in this copy
+	StandingBy  []string // and of those that are not
+}
+
+// Standing tells what has come of the start. It is known once Settled is closed.
+func (r *Runner) Standing() Standing {
+	st := Standing{Made: r.made, Found: len(r.file.Specs(r.overlay.Name)) - r.made}
+	for _, s := range r.stages {
+		if s.here {
+			st.Active = append(st.Active, s.UID)
+		} else {
+			st.StandingBy = append(st.StandingBy, s.UID)
+		}
+	}
+	return st
+}
+
 // Run makes the streams and runs the stages until ctx ends; then every stage
 // finishes its batch, saves its position and gives its lease back. Brokers that
 // cannot be reached are waited for. The error is one that waiting does not
 // mend: a stream that belongs to somebody else, a change that would delete
-// messages.
+// messages, a declaration that the broker refuses.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.ensure(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -102,12 +139,22 @@ func (r *Runner) Run(ctx context.Context) error {
 	if c := r.collectors(); len(c) > 0 {
 		wg.Go(func() { r.collect(ctx, c) })
 	}
+	wg.Go(func() {
+		for _, s := range r.stages {
+			select {
+			case <-s.settled:
+			case <-ctx.Done():
+				return
+			}
+		}
+		close(r.settled)
+	})
 	wg.Wait()
 	return nil
 }
 
 func (r *Runner) domain(overlay string) *jetstream.Domain {
-	return jetstream.New(r.nc, r.file.Overlay(overlay).Domain())
+	return jetstream.New(r.nc, r.file.Overlay(overlay).Domain()).Permitted(r.account(overlay))
 }
 
 // ensure makes the bucket and the streams, as often as it takes.
@@ -123,9 +170,11 @@ func (r *Runner) ensure(ctx context.Context) error {
 	for wait := firstRestart; ; wait = min(2*wait, lastRestart) {
 		err := d.EnsureState(ctx, replicas)
 		if err == nil {
-			err = d.Ensure(ctx, specs...)
+			var made int
+			made, err = d.Make(ctx, specs...)
+			r.made += made
 		}
-		if err == nil || ctx.Err() != nil || errors.Is(err, jetstream.ErrConflict) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, jetstream.ErrConflict) || errors.Is(err, streams.ErrRefused) {
 			return errors.Join(err, ctx.Err())
 		}
 		r.log.Warn("streams are not ready yet", "error", err)
@@ -150,11 +199,16 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 	log := r.log.With("stage", s.UID)
 	lease := r.domain(r.overlay.Name).Lease(s.UID, r.holder, r.lease)
 	defer func() { _ = lease.Close() }() // the connection ends soon
+	lease.Waits = func(holder string) {
+		log.Debug("stage stands by", "active", holder)
+		s.settle(false)
+	}
 	for wait := firstRestart; ctx.Err() == nil; {
 		began := time.Now()
 		err := lease.Do(ctx, func(ctx context.Context, held *jetstream.Held) error {
 			s.metrics.Active.Store(true)
 			defer s.metrics.Active.Store(false)
+			s.settle(true)
 			began = time.Now()
 			log.Info("stage is active here", "copy", r.holder)
 			return r.runStage(ctx, s, held, log)
@@ -175,7 +229,7 @@ func (r *Runner) supervise(ctx context.Context, s *running) {
 		if time.Since(began) > time.Minute {
 			wait = firstRestart
 		}
-		if errors.Is(err, processors.ErrSourceChanged) || errors.Is(err, processors.ErrNotDrained) || errors.Is(err, streams.ErrLost) {
+		if forOperator(err) {
 			log.Error("stage needs an operator", "error", err)
 			wait = operatorWait
 		} else {
@@ -206,7 +260,11 @@ func (r *Runner) superviseEntry(ctx context.Context, s *running) {
 			text := err.Error()
 			s.failure.Store(&text)
 			s.metrics.Errors.Add(1)
-			log.Warn("stage stopped, starting it again", "error", err)
+			if forOperator(err) {
+				log.Error("stage needs an operator", "error", err)
+			} else {
+				log.Warn("stage stopped, starting it again", "error", err)
+			}
 		}
 		if time.Since(began) > time.Minute {
 			wait = firstRestart
@@ -244,7 +302,31 @@ func (r *Runner) runEntry(ctx context.Context, s *running, log *slog.Logger) err
 	s.metrics.Starts.Add(1)
 	s.metrics.Active.Store(true)
 	defer s.metrics.Active.Store(false)
+	s.settle(true)
 	return in.Run(ctx)
+}
+
+// forOperator says that trying again soon would be in vain.
+func forOperator(err error) bool {
+	for _, reason := range []error{processors.ErrSourceChanged, processors.ErrNotDrained, streams.ErrLost, streams.ErrRefused, streams.ErrSilent} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+// account says where the permissions are given that a stage needs in an overlay.
+func (r *Runner) account(overlay string) string {
+	o := r.file.Overlay(overlay)
+	who := "role " + RoleRunner
+	if overlay != r.overlay.Name {
+		who = "the link of overlay " + r.overlay.Name
+	}
+	if o.Broker.Embedded == nil {
+		return fmt.Sprintf("the account of overlay %s, for %s", overlay, who)
+	}
+	return fmt.Sprintf("account %s of overlay %s, for %s", AccountFleet, overlay, who)
 }
 
 // runStage builds a stage anew and runs it once.
@@ -289,7 +371,7 @@ func (r *Runner) build(s *Stage) (processors.Stage, error) {
 	local := r.domain(r.overlay.Name)
 	st := processors.Stage{
 		Overlay: r.overlay.Name, UID: s.UID, Stream: s.From.Stream,
-		From:      r.domain(s.From.Overlay).Source(s.From.Stream, Durable(r.file.Name, r.overlay.Name, s.UID), sel.Filter),
+		From:      r.domain(s.From.Overlay).Source(s.From.Stream, Durable(r.overlay.Name, s.UID), sel.Filter),
 		Processor: proc,
 		Dead:      local.Shared(deadName, streams.Dead(r.overlay.Name, s.UID)),
 		State:     local.State(),

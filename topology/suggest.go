@@ -6,6 +6,23 @@ import (
 	"strings"
 )
 
+// NoOverlay is the error for the name of an overlay that the file does not have:
+// with the one that was probably meant, and with those that there are.
+func (f *File) NoOverlay(name string) error {
+	var names []string
+	for _, o := range f.Overlays {
+		names = append(names, o.Name)
+	}
+	known := "the overlays of topology " + f.Name + " are " + someOf(names, 12)
+	if name == "" {
+		return fmt.Errorf("no overlay is named; %s", known)
+	}
+	if best, ok := nearest(name, names); ok {
+		return fmt.Errorf("there is no overlay %q, did you mean %q? (%s)", name, best, known)
+	}
+	return fmt.Errorf("there is no overlay %q; %s", name, known)
+}
+
 // suggest says what may have been meant by an unknown word: the nearest of the
 // known ones, or some of them all. noun is the plural for the latter.
 func suggest(word, noun string, known []string) string {

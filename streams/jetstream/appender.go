@@ -28,12 +28,12 @@ func (a *appender) Check(m streams.Msg) error { return check(m, a.stream, a.spac
 // over the messages that it has already.
 func (a *appender) Append(ctx context.Context, msgs []streams.Msg) error {
 	if a.batch == nil {
-		_, limit, err := a.d.info(ctx, a.stream)
+		_, r, err := a.d.info(ctx, a.stream)
 		if err != nil {
 			return err
 		}
-		a.limit.Store(a.d.limit(limit))
-		if a.batch, err = a.d.newBatch(a.stream); err != nil {
+		a.limit.Store(a.d.limit(int(r.Config.MaxMsgSize)))
+		if a.batch, err = a.d.newBatch(a.stream, a.space); err != nil {
 			return err
 		}
 	}

@@ -1,11 +1,13 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,17 +39,18 @@ const (
 type batch struct {
 	d      *Domain
 	stream string
+	space  string // pattern of what is published
 	sub    *nats.Subscription
 	inbox  string
 }
 
-func (d *Domain) newBatch(stream string) (*batch, error) {
+func (d *Domain) newBatch(stream, space string) (*batch, error) {
 	inbox := d.nc.NewInbox()
 	sub, err := d.nc.SubscribeSync(inbox + ".>")
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", stream, err)
 	}
-	return &batch{d: d, stream: stream, sub: sub, inbox: inbox}, nil
+	return &batch{d: d, stream: stream, space: space, sub: sub, inbox: inbox}, nil
 }
 
 // close ends the subscription. A batch that was never used is nil.
@@ -79,13 +82,13 @@ func (b *batch) next(ctx context.Context, id string) (answer, error) {
 	for {
 		m, err := b.sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return answer{}, fmt.Errorf("stream %s: no acknowledgement: %w", b.stream, errors.Join(streams.ErrUnknown, err))
+			return answer{}, b.silence(err)
 		}
 		if rest := m.Subject[len(b.inbox)+1:]; len(rest) < len(id) || rest[:len(id)] != id {
 			continue // of an earlier batch
 		}
 		if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
-			return answer{}, fmt.Errorf("stream %s: nobody takes its subjects (status %s): %w", b.stream, status, streams.ErrUnknown)
+			return answer{}, b.silence(fmt.Errorf("nobody takes them (status %s)", status))
 		}
 		var a answer
 		if err := json.Unmarshal(m.Data, &a); err != nil {
@@ -99,13 +102,31 @@ func (b *batch) next(ctx context.Context, id string) (answer, error) {
 	}
 }
 
-// refusal turns a server's no into an error of package streams.
-func (b *batch) refusal(e *APIError) error {
-	if errors.Is(e, streams.ErrFenced) || errors.Is(e, streams.ErrFull) {
-		return fmt.Errorf("stream %s: %w", b.stream, e)
+// silence is the error for a write that nobody has answered. A permission that
+// is missing looks like that, so the error names it.
+func (b *batch) silence(err error) error {
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) || errors.Is(err, context.Canceled) || !b.d.nc.IsConnected() {
+		return fmt.Errorf("stream %s: no acknowledgement: %w", b.stream, errors.Join(streams.ErrUnknown, err))
 	}
-	return fmt.Errorf("stream %s: %w", b.stream, errors.Join(streams.ErrUnknown, e))
+	inbox := b.d.nc.Opts.InboxPrefix
+	if inbox == "" {
+		inbox = strings.TrimSuffix(nats.InboxPrefix, ".")
+	}
+	return fmt.Errorf("stream %s of domain %q: %w of what connection %q publishes on %s (%w); if its brokers can be reached, a permission is missing, on the link as well: to publish %s, and to send answers to %s.>, in %s",
+		b.stream, b.d.name, silent{}, b.d.nc.Opts.Name, b.space, err, b.space, inbox, cmp.Or(b.d.account, "the account that has the stream"))
 }
+
+// silent is both ErrSilent, whose text it has, and ErrUnknown.
+type silent struct{}
+
+func (silent) Error() string { return streams.ErrSilent.Error() }
+
+func (silent) Is(target error) bool {
+	return target == streams.ErrSilent || target == streams.ErrUnknown
+}
+
+// refusal names the stream in a server's no.
+func (b *batch) refusal(e *APIError) error { return fmt.Errorf("stream %s: %w", b.stream, e) }
 
 // fast stores messages of which the first is expected to get the sequence
 // after last. Every message carries its expectation, so an old writer is
@@ -141,7 +162,7 @@ func (b *batch) pipeline(ctx context.Context, msgs []streams.Msg) error {
 		reply = append(reply, '.', op, '.', '$', 'F', 'I')
 		out := nats.Msg{Subject: m.Subject, Reply: string(reply), Header: nats.Header(m.Header), Data: m.Data}
 		if err := b.d.nc.PublishMsg(&out); err != nil {
-			return fmt.Errorf("stream %s: %w", b.stream, errors.Join(streams.ErrUnknown, err))
+			return fmt.Errorf("stream %s: %w", b.stream, unsent(err))
 		}
 		for i+1-acked >= fastWindow*flow && i+1 < len(msgs) {
 			a, err := b.next(ctx, id)
@@ -209,7 +230,7 @@ func (b *batch) atomic(ctx context.Context, msgs []streams.Msg, space string, la
 			}
 		}
 		if err := b.d.nc.PublishMsg(&out); err != nil {
-			return 0, fmt.Errorf("stream %s: %w", b.stream, errors.Join(streams.ErrUnknown, err))
+			return 0, fmt.Errorf("stream %s: %w", b.stream, unsent(err))
 		}
 	}
 	a, err := b.next(ctx, id)

@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +29,7 @@ type Domain struct {
 	name    string
 	prefix  string
 	timeout time.Duration
+	account string
 }
 
 // New returns the domain of that name as seen over nc; the empty name is the
@@ -39,45 +42,15 @@ func New(nc *nats.Conn, name string) *Domain {
 	return d
 }
 
+// Permitted says, for errors about permissions that seem to be missing, where
+// those of the domain are given, for example "account FLEET of overlay hub".
+func (d *Domain) Permitted(where string) *Domain {
+	d.account = where
+	return d
+}
+
 // Name is the name of the domain.
 func (d *Domain) Name() string { return d.name }
-
-// APIError is an answer of JetStream that says no.
-type APIError struct {
-	Code        int    `json:"code"`
-	ErrCode     int    `json:"err_code"`
-	Description string `json:"description"`
-}
-
-func (e *APIError) Error() string { return fmt.Sprintf("%s (%d)", e.Description, e.ErrCode) }
-
-// Error codes of JetStream that weir tells apart
-// (https://github.com/nats-io/nats-server/blob/main/server/errors.json).
-const (
-	errConsumerNotFound  = 10014
-	errInsufficient      = 10023
-	errMessageNotFound   = 10037
-	errStorageResources  = 10047
-	errMemoryResources   = 10028
-	errAccountResources  = 10002
-	errStreamNotFound    = 10059
-	errWrongLastSequence = 10071
-	errWrongLastConstant = 10164
-	errStoreFailed       = 10077
-)
-
-// Is makes errors.Is see the errors of package streams.
-func (e *APIError) Is(target error) bool {
-	switch e.ErrCode {
-	case errConsumerNotFound, errMessageNotFound, errStreamNotFound:
-		return target == streams.ErrNotFound
-	case errWrongLastSequence:
-		return target == streams.ErrFenced
-	case errInsufficient, errStorageResources, errMemoryResources, errAccountResources, errStoreFailed:
-		return target == streams.ErrFull
-	}
-	return false
-}
 
 // api sends one request to the JetStream API and decodes the answer into out.
 func (d *Domain) api(ctx context.Context, subject string, in, out any) error {
@@ -95,7 +68,10 @@ func (d *Domain) api(ctx context.Context, subject string, in, out any) error {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = context.Cause(ctx)
 		}
-		return fmt.Errorf("domain %q: %s: %w", d.name, subject, err)
+		if errors.Is(err, nats.ErrNoResponders) {
+			err = fmt.Errorf("nobody answers: its brokers or the link to them are down, or this subject is not permitted: %w", err)
+		}
+		return fmt.Errorf("domain %q: %s%s: %w", d.name, d.prefix, subject, err)
 	}
 	var fail struct {
 		Error *APIError `json:"error"`
@@ -163,7 +139,7 @@ type lastBySubject struct {
 type streamInfo struct {
 	Config struct {
 		MaxMsgsPerSubject int64 `json:"max_msgs_per_subject"`
-		MaxMsgSize        int   `json:"max_msg_size"`
+		MaxMsgSize        int   `json:"max_msg_size"` // unlimited unless positive
 	} `json:"config"`
 	Created time.Time `json:"created"`
 	Now     time.Time `json:"ts"`
@@ -173,6 +149,11 @@ type streamInfo struct {
 		First uint64 `json:"first_seq"`
 		Last  uint64 `json:"last_seq"`
 	} `json:"state"`
+	Sources []struct {
+		Name   string        `json:"name"`
+		Lag    uint64        `json:"lag"`
+		Active time.Duration `json:"active"` // since it was last heard of; -1 is never
+	} `json:"sources"`
 }
 
 // Info describes one stream of the domain, as its leader sees it.
@@ -181,11 +162,33 @@ func (d *Domain) Info(ctx context.Context, stream string) (streams.Info, error) 
 	return info, err
 }
 
-// info also returns the largest message that the stream takes, or 0.
-func (d *Domain) info(ctx context.Context, stream string) (streams.Info, int, error) {
+// Collecting is how far a stream is with collecting another one.
+type Collecting struct {
+	Stream string        // the one that is collected
+	Lag    uint64        // its messages that are not collected yet, when it was last heard of
+	Heard  time.Duration // since then; negative if it was never heard of
+}
+
+// Sources describes one stream of the domain, and those that it collects, in
+// the order of their names.
+func (d *Domain) Sources(ctx context.Context, stream string) (streams.Info, []Collecting, error) {
+	info, r, err := d.info(ctx, stream)
+	if err != nil {
+		return streams.Info{}, nil, err
+	}
+	var out []Collecting
+	for _, s := range r.Sources {
+		out = append(out, Collecting{s.Name, s.Lag, s.Active})
+	}
+	slices.SortFunc(out, func(a, b Collecting) int { return strings.Compare(a.Stream, b.Stream) })
+	return info, out, nil
+}
+
+// info also returns the whole answer.
+func (d *Domain) info(ctx context.Context, stream string) (streams.Info, streamInfo, error) {
 	var r streamInfo
 	if err := d.api(ctx, "STREAM.INFO."+stream, nil, &r); err != nil {
-		return streams.Info{}, 0, err
+		return streams.Info{}, r, err
 	}
 	info := streams.Info{
 		Stream: stream, Created: r.Created.UTC(), Now: r.Now.UTC(),
@@ -195,5 +198,5 @@ func (d *Domain) info(ctx context.Context, stream string) (streams.Info, int, er
 	if info.Msgs == 0 {
 		info.First = info.Last + 1
 	}
-	return info, max(0, r.Config.MaxMsgSize), nil
+	return info, r, nil
 }

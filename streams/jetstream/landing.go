@@ -41,14 +41,6 @@ func (d *Domain) Collector(landing streams.Collected, target string, patterns []
 	return &Collector{d: d, landing: landing.Stream, target: target, pattern: patterns}
 }
 
-type sourcesInfo struct {
-	Sources []struct {
-		Name   string        `json:"name"`
-		Lag    uint64        `json:"lag"`
-		Active time.Duration `json:"active"` // since it was last heard of; -1 is never
-	} `json:"sources"`
-}
-
 // Trim removes collected messages if many are kept. It returns how many messages
 // of the landing stream are not collected, as far as is known, and whether any
 // were since the last time.
@@ -112,15 +104,15 @@ func (c *Collector) collected(ctx context.Context, end uint64) (uint64, error) {
 		}
 		seq = max(seq, n)
 	}
-	var info sourcesInfo
-	if err := c.d.api(ctx, "STREAM.INFO."+c.target, nil, &info); err != nil {
+	_, all, err := c.d.Sources(ctx, c.target)
+	if err != nil {
 		return 0, err
 	}
-	for _, s := range info.Sources {
-		if s.Name != c.landing {
+	for _, s := range all {
+		if s.Stream != c.landing {
 			continue
 		}
-		if s.Lag > 0 || s.Active < 0 || s.Active > 20*time.Second {
+		if s.Lag > 0 || s.Heard < 0 || s.Heard > 20*time.Second {
 			c.last = 0
 			break
 		}

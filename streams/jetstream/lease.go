@@ -21,6 +21,10 @@ type Lease struct {
 	key    string
 	holder string
 	ttl    time.Duration
+
+	// Waits is called each time that Do finds the lease with somebody else, with
+	// the name of the holder, before it waits; nil is nothing.
+	Waits func(holder string)
 }
 
 // Lease returns a lease of that name. holder is for operators.
@@ -83,6 +87,7 @@ func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 	poll := l.ttl / 6
 	var rev uint64
 	since := time.Now()
+	told := l.Waits == nil
 	for first := true; ; first = false {
 		value, now, err := l.state.Load(ctx, l.key)
 		if ctx.Err() != nil {
@@ -99,8 +104,15 @@ func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 					held.extend(sent, l.ttl)
 					return won, nil
 				}
+				if errors.Is(err, streams.ErrRefused) || errors.Is(err, streams.ErrSilent) {
+					return 0, fmt.Errorf("lease %s: %w", l.key, err)
+				}
 			}
-		} else if errors.Is(err, streams.ErrNotFound) {
+			if !told && len(value) > 0 && string(value) != l.holder {
+				l.Waits(string(value))
+				told = true
+			}
+		} else if errors.Is(err, streams.ErrNotFound) || errors.Is(err, streams.ErrRefused) {
 			return 0, fmt.Errorf("lease %s: %w", l.key, err)
 		}
 		wait := poll + rand.N(poll/4)

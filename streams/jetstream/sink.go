@@ -40,7 +40,7 @@ type sink struct {
 func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 	k.armed = false
 	if k.batch == nil {
-		b, err := k.d.newBatch(k.stream)
+		b, err := k.d.newBatch(k.stream, k.space)
 		if err != nil {
 			return streams.Position{}, err
 		}
@@ -54,12 +54,12 @@ func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 		return streams.Position{}, err
 	}
 	found := err == nil
-	info, limit, err := k.d.info(ctx, k.stream)
+	info, r, err := k.d.info(ctx, k.stream)
 	if err != nil {
 		return streams.Position{}, err
 	}
 	p := streams.Position{Found: found, Seq: m.Seq, End: info.Last, First: info.First, Alone: k.alone}
-	k.limit.Store(k.d.limit(limit))
+	k.limit.Store(k.d.limit(int(r.Config.MaxMsgSize)))
 	if found {
 		if p.Origin, err = origin(k.stream, m); err != nil {
 			return streams.Position{}, err

@@ -28,16 +28,27 @@ var ErrConflict = errors.New("needs an operator")
 // never touches one that it did not make, and it refuses a change that would
 // delete messages. Running it again changes nothing.
 func (d *Domain) Ensure(ctx context.Context, specs ...streams.Spec) error {
+	_, err := d.Make(ctx, specs...)
+	return err
+}
+
+// Make is Ensure, and counts the streams that did not exist. It counts those as
+// well that it made before it came to an error.
+func (d *Domain) Make(ctx context.Context, specs ...streams.Spec) (made int, err error) {
 	js, err := d.client()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, s := range specs {
-		if err := d.ensure(ctx, js, s); err != nil {
-			return fmt.Errorf("stream %s: %w", s.Name, err)
+		fresh, err := d.ensure(ctx, js, s)
+		if err != nil {
+			return made, fmt.Errorf("stream %s: %w", s.Name, err)
+		}
+		if fresh {
+			made++
 		}
 	}
-	return nil
+	return made, nil
 }
 
 func (d *Domain) client() (jetstream.JetStream, error) {
@@ -47,32 +58,32 @@ func (d *Domain) client() (jetstream.JetStream, error) {
 	return jetstream.NewWithDomain(d.nc, d.name)
 }
 
-func (d *Domain) ensure(ctx context.Context, js jetstream.JetStream, s streams.Spec) error {
+func (d *Domain) ensure(ctx context.Context, js jetstream.JetStream, s streams.Spec) (made bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout, fmt.Errorf("no answer from domain %q within %v", d.name, d.timeout))
 	defer cancel()
 	want := config(s)
 	have, err := js.Stream(ctx, s.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		_, err := js.CreateStream(ctx, want)
-		return err
+		return err == nil, classed(err)
 	}
 	if err != nil {
-		return errors.Join(err, context.Cause(ctx))
+		return false, errors.Join(classed(err), context.Cause(ctx))
 	}
 	info := have.CachedInfo()
 	live := info.Config
 	if owner, ok := live.Metadata[MetaOwner]; !ok || owner != want.Metadata[MetaOwner] {
-		return fmt.Errorf("exists, but was not made by topology %q (label %s is %q); it is left alone: %w", want.Metadata[MetaOwner], MetaOwner, owner, ErrConflict)
+		return false, fmt.Errorf("exists, but was not made by topology %q (label %s is %q); it is left alone: %w", want.Metadata[MetaOwner], MetaOwner, owner, ErrConflict)
 	}
 	next := merge(live, want)
 	if reflect.DeepEqual(normal(live), normal(next)) {
-		return nil
+		return false, nil
 	}
 	if field := shrinks(live, next); field != "" && info.State.Msgs > 0 {
-		return fmt.Errorf("a smaller %s would delete messages, and %d are stored: %w", field, info.State.Msgs, ErrConflict)
+		return false, fmt.Errorf("a smaller %s would delete messages, and %d are stored: %w", field, info.State.Msgs, ErrConflict)
 	}
 	_, err = js.UpdateStream(ctx, next)
-	return err
+	return false, classed(err)
 }
 
 // config is the stream that a declaration asks for.

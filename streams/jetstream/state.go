@@ -32,7 +32,7 @@ func (d *Domain) EnsureState(ctx context.Context, replicas int) error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("bucket %s: %w", name, err)
+		return fmt.Errorf("bucket %s: %w", name, classed(err))
 	}
 	return nil
 }
@@ -71,7 +71,7 @@ func (s *state) Save(ctx context.Context, k string, value []byte, revision uint6
 		return 0, fmt.Errorf("state %s: %d bytes are more than the broker takes (%d)", k, len(value), limit)
 	}
 	if s.batch == nil {
-		b, err := s.d.newBatch(s.stream())
+		b, err := s.d.newBatch(s.stream(), s.subject(">"))
 		if err != nil {
 			return 0, err
 		}

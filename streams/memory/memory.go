@@ -27,6 +27,7 @@ type Broker struct {
 	rev     uint64
 	feeds   []*feed
 	changed chan struct{} // closed and replaced whenever something comes
+	held    map[any]struct{}
 }
 
 type stream struct {
@@ -44,7 +45,7 @@ type record struct {
 
 // New returns an empty broker whose clock is now.
 func New(now func() time.Time) *Broker {
-	return &Broker{now: now, streams: map[string]*stream{}, state: map[string]record{}, changed: make(chan struct{})}
+	return &Broker{now: now, streams: map[string]*stream{}, state: map[string]record{}, changed: make(chan struct{}), held: map[any]struct{}{}}
 }
 
 // Ensure creates the streams that do not exist and updates the limits of the others.
@@ -155,7 +156,25 @@ func (b *Broker) Shared(name, space string) streams.Sink {
 }
 
 // State returns the broker's records.
-func (b *Broker) State() streams.State { return state{b} }
+func (b *Broker) State() streams.State { return &state{b} }
+
+// Held counts the cursors, sinks and states that were used and not closed. On a
+// real broker each of them holds a subscription.
+func (b *Broker) Held() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.held)
+}
+
+// hold counts something as used; b.mu is held.
+func (b *Broker) hold(what any) { b.held[what] = struct{}{} }
+
+func (b *Broker) release(what any) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.held, what)
+	return nil
+}
 
 // stream looks one up; b.mu is held.
 func (b *Broker) stream(name string) (*stream, error) {
@@ -249,25 +268,26 @@ func (s *stream) first() uint64 {
 
 type state struct{ b *Broker }
 
-func (s state) Load(_ context.Context, key string) ([]byte, uint64, error) {
+func (s *state) Load(_ context.Context, key string) ([]byte, uint64, error) {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	r := s.b.state[key]
 	return slices.Clone(r.value), r.rev, nil
 }
 
-func (s state) Save(_ context.Context, key string, value []byte, rev uint64) (uint64, error) {
+func (s *state) Save(_ context.Context, key string, value []byte, rev uint64) (uint64, error) {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	if s.b.state[key].rev != rev {
 		return 0, fmt.Errorf("state %s: %w", key, streams.ErrFenced)
 	}
+	s.b.hold(s)
 	s.b.rev++
 	s.b.state[key] = record{slices.Clone(value), s.b.rev}
 	return s.b.rev, nil
 }
 
-func (s state) Keys(_ context.Context, prefix string) ([]string, error) {
+func (s *state) Keys(_ context.Context, prefix string) ([]string, error) {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	var keys []string
@@ -279,7 +299,7 @@ func (s state) Keys(_ context.Context, prefix string) ([]string, error) {
 	return keys, nil
 }
 
-func (s state) Delete(_ context.Context, keys ...string) error {
+func (s *state) Delete(_ context.Context, keys ...string) error {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	for _, key := range keys {
@@ -288,4 +308,4 @@ func (s state) Delete(_ context.Context, keys ...string) error {
 	return nil
 }
 
-func (s state) Close() error { return nil }
+func (s *state) Close() error { return s.b.release(s) }

@@ -34,6 +34,7 @@ func (k *sink) Last(context.Context) (streams.Position, error) {
 		}
 		p.Found, p.Seq = true, m.Seq
 	}
+	k.b.hold(k)
 	k.armed, k.expect = true, k.current(st)
 	return p, nil
 }
@@ -120,4 +121,4 @@ func (k *sink) Publish(_ context.Context, msgs []streams.Msg) (uint64, error) {
 	return k.expect, nil
 }
 
-func (k *sink) Close() error { return nil }
+func (k *sink) Close() error { return k.b.release(k) }

@@ -65,6 +65,7 @@ func (s *source) Open(_ context.Context, from streams.Start) (streams.Cursor, er
 	case from.End:
 		c.next = st.last + 1
 	}
+	s.b.hold(c)
 	return c, nil
 }
 
@@ -121,4 +122,4 @@ func (c *cursor) Lag(context.Context) (streams.Lag, error) {
 	return lag, nil
 }
 
-func (c *cursor) Close() error { return nil }
+func (c *cursor) Close() error { return c.b.release(c) }

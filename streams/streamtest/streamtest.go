@@ -26,6 +26,9 @@ type Broker interface {
 	Landing(c streams.Collected) streams.Sink
 	Shared(stream, space string) streams.Sink
 	State() streams.State
+	// Held counts what cursors, sinks and states hold open: subscriptions, where
+	// there are some.
+	Held() int
 	Entry
 }
 
@@ -79,6 +82,7 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			s := &suite{T: t, Broker: open(t), ctx: ctx}
+			s.holdsNothing()
 			s.ok(s.Ensure(ctx,
 				streams.Spec{Name: "IN", Subjects: []string{"in.>"}},
 				streams.Spec{Name: "SHARED", Subjects: []string{"shared.>"}, MaxMsgSize: 64 << 10},
@@ -88,6 +92,44 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 			c.test(s)
 		})
 	}
+}
+
+// holdsNothing checks, when everything that the test has opened is closed, that
+// the broker holds no more for it than now.
+func (s *suite) holdsNothing() {
+	before := s.Held()
+	s.Cleanup(func() {
+		if after := s.Held(); after != before {
+			s.Errorf("%d subscriptions after the test, %d before it: what was closed has left some behind", after, before)
+		}
+	})
+}
+
+// closes ends what the test has opened, with the test.
+func (s *suite) closes(what interface{ Close() error }) {
+	s.Cleanup(func() {
+		if err := what.Close(); err != nil {
+			s.Errorf("closing: %v", err)
+		}
+	})
+}
+
+func (s *suite) Landing(c streams.Collected) streams.Sink {
+	k := s.Broker.Landing(c)
+	s.closes(k)
+	return k
+}
+
+func (s *suite) Shared(stream, space string) streams.Sink {
+	k := s.Broker.Shared(stream, space)
+	s.closes(k)
+	return k
+}
+
+func (s *suite) State() streams.State {
+	st := s.Broker.State()
+	s.closes(st)
+	return st
 }
 
 func (s *suite) ok(err error) {
@@ -135,11 +177,7 @@ func (s *suite) open(src streams.Source, from streams.Start) streams.Cursor {
 	s.Helper()
 	cur, err := src.Open(s.ctx, from)
 	s.ok(err)
-	s.Cleanup(func() {
-		if err := cur.Close(); err != nil {
-			s.Errorf("closing: %v", err)
-		}
-	})
+	s.closes(cur)
 	return cur
 }
 
@@ -281,19 +319,26 @@ func (s *suite) info() {
 	if _, err := s.Source("NOPE", "", "").Info(s.ctx); !errors.Is(err, streams.ErrNotFound) {
 		s.Errorf("no such stream: %v", err)
 	}
+	if _, err := s.Source("NOPE", "", "").Open(s.ctx, streams.Start{}); !errors.Is(err, streams.ErrNotFound) {
+		s.Errorf("cursor of no such stream: %v", err)
+	}
 }
 
 // sinks are the two ways to write, with a subject that each takes.
-func (s *suite) sinks() map[string]func() streams.Sink {
-	return map[string]func() streams.Sink{
-		"landing": func() streams.Sink { return s.Landing(streams.Collected{Stream: "LAND", Prefix: "up.a.b"}) },
-		"shared":  func() streams.Sink { return s.Shared("SHARED", "shared.mine.>") },
+func sinks() map[string]func(*suite) streams.Sink {
+	return map[string]func(*suite) streams.Sink{
+		"landing": func(s *suite) streams.Sink { return s.Landing(streams.Collected{Stream: "LAND", Prefix: "up.a.b"}) },
+		"shared":  func(s *suite) streams.Sink { return s.Shared("SHARED", "shared.mine.>") },
 	}
 }
 
 func (s *suite) eachSink(test func(s *suite, open func() streams.Sink)) {
-	for name, open := range s.sinks() {
-		s.Run(name, func(t *testing.T) { test(&suite{t, s.Broker, s.ctx}, open) })
+	for name, open := range sinks() {
+		s.Run(name, func(t *testing.T) {
+			in := &suite{t, s.Broker, s.ctx}
+			in.holdsNothing()
+			test(in, func() streams.Sink { return open(in) })
+		})
 	}
 }
 

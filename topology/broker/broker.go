@@ -29,12 +29,13 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/topology"
 )
 
 // The accounts of every broker. Nothing is exported from one to another.
 const (
 	// AccountFleet holds the streams and is the only one that links bind.
-	AccountFleet = "FLEET"
+	AccountFleet = topology.AccountFleet
 	// AccountProvisioning is for machines that are not members of the fleet yet.
 	AccountProvisioning = "PROVISIONING"
 	// AccountAuth is for the program that decides who a connection is.
@@ -139,6 +140,7 @@ type Options struct {
 type Broker struct {
 	overlay, domain, store string
 	users                  map[string]User
+	names                  map[string]string // of users and links, by public key
 
 	srv        *server.Server
 	client     string // host:port
@@ -171,7 +173,7 @@ func start(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		overlay: o.Overlay, domain: o.Domain, store: o.Store,
-		users: make(map[string]User), lock: lock, linkWanted: o.Uplink != nil,
+		users: make(map[string]User), names: make(map[string]string), lock: lock, linkWanted: o.Uplink != nil,
 	}
 	if err := b.run(o); err != nil {
 		b.Stop()
@@ -268,11 +270,11 @@ func (b *Broker) run(o Options) error {
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	log := &serverLog{log: o.Logger.With("overlay", b.overlay)}
+	log := newServerLog(o.Logger.With("overlay", b.overlay), b.names)
 	srv.SetLogger(log, false, false)
 	b.srv = srv
 	srv.Start()
-	if err := log.fatal(); err != nil {
+	if err := log.start(); err != nil {
 		return err
 	}
 	if !srv.ReadyForConnections(10 * time.Second) {
@@ -320,12 +322,14 @@ func (b *Broker) authorize(opts *server.Options, o Options) error {
 			return err
 		}
 		b.users[u.Name] = u
+		b.names[key] = "role " + u.Name
 		add(key, acc, u.Permissions, jwt.ConnectionTypeStandard, jwt.ConnectionTypeInProcess)
 	}
 	for _, l := range o.Leaves {
 		if !nkeys.IsValidPublicUserKey(l.PublicKey) {
 			return fmt.Errorf("link of overlay %s: %q is not the public key of a user", l.Overlay, l.PublicKey)
 		}
+		b.names[l.PublicKey] = "link of overlay " + l.Overlay
 		add(l.PublicKey, account[AccountFleet], l.Permissions, jwt.ConnectionTypeLeafnode)
 	}
 	return nil
@@ -349,9 +353,11 @@ func (p Permissions) server() *server.Permissions {
 
 // link makes the broker a leaf of its uplink.
 func (b *Broker) link(opts *server.Options, o Options) error {
-	if _, err := PublicKey(b.store, LinkUser); err != nil {
+	key, err := PublicKey(b.store, LinkUser)
+	if err != nil {
 		return err
 	}
+	b.names[key] = "link to the uplink"
 	seed, err := os.ReadFile(keyFile(b.store, LinkUser))
 	if err != nil {
 		return fmt.Errorf("key of user %s: %w", LinkUser, err)

@@ -4,44 +4,105 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
+	"strings"
 	"sync"
+	"time"
 )
 
 // serverLog is the server's logger. What the server calls a notice is of
 // interest to whoever debugs it, so a process that logs at the usual level
-// shows its warnings and errors only.
+// shows its warnings and errors only, and each of them once in a while. Keys of
+// users are replaced by their names.
 type serverLog struct {
-	log *slog.Logger
+	log   *slog.Logger
+	names *strings.Replacer
 
-	mu  sync.Mutex
-	err error
+	mu      sync.Mutex
+	started bool
+	err     error
+	said    map[string]time.Time // warnings and errors, without what differs each time
 }
 
-// fatal returns the first thing that the server could not go on after. It
-// stops by itself then, but does not say so in any other way.
-func (l *serverLog) fatal() error {
+const (
+	// sayAgain is how long a warning is not repeated.
+	sayAgain = 10 * time.Minute
+	// maxSaid bounds how many different warnings are remembered.
+	maxSaid = 1000
+)
+
+// newServerLog returns the logger of a broker whose users have these names, by
+// their public keys.
+func newServerLog(log *slog.Logger, names map[string]string) *serverLog {
+	var pairs []string
+	for key, name := range names {
+		// The server writes Nkey "U..." for a client, and the key alone elsewhere.
+		pairs = append(pairs, `Nkey "`+key+`"`, name, key, name)
+	}
+	return &serverLog{log: log, names: strings.NewReplacer(pairs...), said: map[string]time.Time{}}
+}
+
+// start returns the first thing that the server could not go on after. It stops
+// by itself then, but does not say so in any other way. What comes later is
+// logged.
+func (l *serverLog) start() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.started = true
 	return l.err
 }
 
-// Noticef implements server.Logger, like the other methods.
-func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+// varies matches what differs in each repetition of a warning: addresses,
+// numbers of connections and subscriptions, and durations.
+var varies = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:]+\]):\d+|\b[a-z]id:\d+|\bSID \d+|\b[0-9.]+(µs|ms|s)\b`)
 
-func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
-
-func (l *serverLog) Errorf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
-
-func (l *serverLog) Fatalf(format string, v ...any) {
-	text := fmt.Sprintf(format, v...)
+// fresh says whether a text was not said a moment ago.
+func (l *serverLog) fresh(text string) bool {
+	key := varies.ReplaceAllString(text, "_")
 	l.mu.Lock()
-	if l.err == nil {
-		l.err = errors.New(text)
+	defer l.mu.Unlock()
+	if at, ok := l.said[key]; ok && time.Since(at) < sayAgain {
+		return false
 	}
-	l.mu.Unlock()
-	l.log.Error(text)
+	if len(l.said) >= maxSaid {
+		clear(l.said)
+	}
+	l.said[key] = time.Now()
+	return true
 }
 
-func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) text(format string, v []any) string {
+	return "broker: " + l.names.Replace(fmt.Sprintf(format, v...))
+}
 
-func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) say(log func(string, ...any), format string, v []any) {
+	text := l.text(format, v)
+	if !l.fresh(text) {
+		log = l.log.Debug
+	}
+	log(text)
+}
+
+// Noticef implements server.Logger, like the other methods.
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(l.text(format, v)) }
+
+func (l *serverLog) Warnf(format string, v ...any) { l.say(l.log.Warn, format, v) }
+
+func (l *serverLog) Errorf(format string, v ...any) { l.say(l.log.Error, format, v) }
+
+// Fatalf is not logged while the server starts: it is the error of the start.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.mu.Lock()
+	started := l.started
+	if l.err == nil {
+		l.err = errors.New(l.names.Replace(fmt.Sprintf(format, v...)))
+	}
+	l.mu.Unlock()
+	if started {
+		l.say(l.log.Error, format, v)
+	}
+}
+
+func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(l.text(format, v)) }
+
+func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(l.text(format, v)) }

@@ -30,11 +30,15 @@ const portsFile = "ports.json"
 
 func readPorts(store string) (ports, error) {
 	var p ports
-	data, err := os.ReadFile(filepath.Join(store, portsFile))
-	if err == nil {
-		err = json.Unmarshal(data, &p)
+	file := filepath.Join(store, portsFile)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return p, err
 	}
-	return p, err
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, fmt.Errorf("%s is broken (%w); remove it, and the broker chooses free ports", file, err)
+	}
+	return p, nil
 }
 
 // listen sets the addresses of the server. A port that is left open is the one

@@ -473,6 +473,78 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
+// TestStartIsRefusedOnce: the reason is in the error, and not in the log too.
+func TestStartIsRefusedOnce(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	var log logBuffer
+	o := single(t)
+	o.Listen, o.Logger = taken.Addr().String(), slog.New(slog.NewTextHandler(&log, nil))
+	b, err := broker.Start(o)
+	if err == nil {
+		b.Stop()
+		t.Fatal("started")
+	}
+	if n := strings.Count(err.Error(), "address already in use"); n != 1 {
+		t.Errorf("said %d times: %v", n, err)
+	}
+	if text := log.String(); text != "" {
+		t.Errorf("logged as well: %s", text)
+	}
+}
+
+// TestBrokenPorts: whoever reads them, the file that is broken is named.
+func TestBrokenPorts(t *testing.T) {
+	o := single(t)
+	file := filepath.Join(o.Store, "ports.json")
+	if err := errors.Join(os.MkdirAll(o.Store, 0o700), os.WriteFile(file, []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := broker.Start(o)
+	_, _, other := broker.Addresses(o.Store, "", "")
+	for _, err := range []error{err, other} {
+		if err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// TestLogSpeaksOfRoles: what somebody may not do is logged once, with the name of
+// the role and without its key.
+func TestLogSpeaksOfRoles(t *testing.T) {
+	var log logBuffer
+	o := single(t)
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	o.Users = append(o.Users, broker.User{Name: "observer"})
+	b := mustStart(t, o)
+	key, err := broker.PublicKey(o.Store, "observer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied := make(chan error, 100)
+	for range 3 {
+		nc := dial(t, b, "observer", "_INBOX.solo", nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
+		for _, subject := range []string{"one.x", "two.x"} {
+			publish(t, nc, subject, "denied")
+			select {
+			case <-denied:
+			case <-timeout(t).Done():
+				t.Fatal("not denied")
+			}
+		}
+	}
+	text := log.String()
+	if strings.Contains(text, key) || strings.Count(text, "role observer") != 2 || strings.Count(text, "overlay=solo") != 2 || strings.Count(text, "broker: ") != 2 {
+		t.Errorf("logged:\n%s", text)
+	}
+	if strings.Count(text, "one.x") != 1 || strings.Count(text, "two.x") != 1 {
+		t.Errorf("want each subject once:\n%s", text)
+	}
+}
+
 // TestReplySubjects pins what no permission of NATS covers, so that we learn
 // of it when that changes: the answer to a permitted request goes to whatever
 // subject the request says, also one to which its sender may not publish.

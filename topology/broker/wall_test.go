@@ -449,6 +449,34 @@ func TestLanding(t *testing.T) {
 	}
 }
 
+// TestMissingPermission: what a link does not permit is dropped without a word.
+// The writer says which subject it was, and where it would be permitted.
+func TestMissingPermission(t *testing.T) {
+	l := landing("mt-1")
+	links := topology.Links(newFile())
+	for i := range links {
+		links[i].Publish = slices.DeleteFunc(slices.Clone(links[i].Publish), func(s string) bool { return s == l.Prefix+".>" })
+	}
+	w := newWorld(t, links)
+	w.makeStreams()
+	ctx := timeout(t)
+	d := state.New(w.conn("mt-1", topology.RoleRunner), "hub").Permitted("account FLEET of overlay hub")
+	k := d.Landing(l)
+	defer func() { _ = k.Close() }()
+	if _, err := k.Last(ctx); err != nil {
+		t.Fatalf("the position can be read back: %v", err)
+	}
+	_, err := k.Publish(ctx, []streams.Msg{{Subject: "x", Data: []byte("lost")}})
+	if !errors.Is(err, streams.ErrSilent) || !errors.Is(err, streams.ErrUnknown) {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{"to publish " + l.Prefix + ".>", "_INBOX.mt-1.runner.>", "account FLEET of overlay hub"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
 // pull reads n messages with an ordered consumer, which needs no
 // acknowledgements, and ends it.
 func pull(ctx context.Context, t *testing.T, js jetstream.JetStream, stream string, n int) int {

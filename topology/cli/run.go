@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,24 +25,29 @@ func Run(reg processors.Registry) *cobra.Command {
 	var overlay, store string
 	var length time.Duration
 	var asJSON, verbose bool
+	doc := RunReport{OverlayReport: nothing(&topology.Overlay{}), Errors: []string{}}
 	cmd := &cobra.Command{
 		Use:   "run TOPOLOGY --overlay NAME",
 		Short: "Run the streams and stages of one overlay",
 		Long: `Run makes the streams of one overlay and runs its stages until it is told to
 stop (SIGINT, SIGTERM); then every stage finishes its batch and gives its lease
 back. Any number of copies may run beside each other: each stage is active in
-one of them, and another takes over when that one ends or is killed.`,
+one of them, and another takes over when that one ends or is killed.
+
+Once the streams exist and it is known where each stage is active, one line says
+so on standard error, and systemd is told if it has started the process.`,
 		Example: "  weir run topology.yaml --overlay mt-1",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			f, findings := topology.Load(args[0], reg)
 			if err := findings.Err(); err != nil {
 				return &ExitError{Code: ExitRejected, Err: err}
 			}
 			o := f.Overlay(overlay)
 			if o == nil {
-				return &ExitError{Code: ExitRejected, Err: fmt.Errorf("%s has no overlay %q", args[0], overlay)}
+				return &ExitError{Code: ExitRejected, Err: fmt.Errorf("%s: --overlay: %w", args[0], f.NoOverlay(overlay))}
 			}
+			doc.OverlayReport = nothing(o)
 			if length < 0 {
 				return rejected("--for must not be negative")
 			}
@@ -55,31 +60,71 @@ one of them, and another takes over when that one ends or is killed.`,
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
 			defer heapFloor()()
-			log := logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose)
+			errs := &errorLog{next: logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose).Handler(), kept: &kept{}}
+			log := slog.New(errs)
 			s, err := newSite(ctx, f, o, reg, log)
 			defer s.close()
+			defer func() { doc.Errors = errs.texts() }()
 			if err != nil {
 				return err
 			}
-			if err := s.run(ctx); err != nil {
-				return err
-			}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(s.runner.Report(context.WithoutCancel(ctx)))
-			}
-			return nil
+			defer func() { doc.OverlayReport = s.runner.Report(context.WithoutCancel(ctx)) }()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				announce(ctx, s.runner, log.With("overlay", o.Name))
+			}()
+			err = s.run(ctx)
+			stop()
+			<-ended
+			return err
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&overlay, "overlay", "", "name of the overlay")
+	fl.StringVar(&overlay, "overlay", "", "name of the overlay (required)")
 	fl.StringVar(&store, "store", "", "directory that the stores of embedded brokers are in (default that of the topology)")
 	fl.DurationVar(&length, "for", 0, "stop after this time")
-	fl.BoolVar(&asJSON, "json", false, "print what was done as JSON at the end")
+	fl.BoolVar(&asJSON, "json", false, "print one JSON document as the last line of output, also when it fails")
 	fl.BoolVarP(&verbose, "verbose", "v", false, "log more")
-	if err := cmd.MarkFlagRequired("overlay"); err != nil {
-		panic(err) // the flag is three lines up
-	}
+	documents(cmd, &asJSON, func(w io.Writer, err error) error {
+		doc.Errors = with(doc.Errors, reasons(err)...)
+		return line(w, doc)
+	})
 	return cmd
+}
+
+// RunReport is the JSON document that run prints.
+type RunReport struct {
+	topology.OverlayReport
+
+	Errors []string `json:"errors"` // warnings and errors of the log, and why it ended, each text once
+}
+
+// announce says when the overlay is up, to people and to systemd, and to the
+// latter that it is about to end.
+func announce(ctx context.Context, r *topology.Runner, log *slog.Logger) {
+	tell := func(state string) {
+		if err := notify(state); err != nil {
+			log.Warn("systemd is not told", "error", err)
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case <-r.Settled():
+		st := r.Standing()
+		active, standby := listed(st.Active), listed(st.StandingBy)
+		log.Info("overlay is ready", "streams_made", st.Made, "streams_found", st.Found, "stages_active", active, "stages_standing_by", standby)
+		tell(fmt.Sprintf("READY=1\nSTATUS=%s, %d of them made; active: %s; standing by: %s", count(st.Made+st.Found, "stream"), st.Made, active, standby))
+		<-ctx.Done()
+	}
+	tell("STOPPING=1")
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ",")
 }
 
 // untilStopped is a context that ends with a signal or after a time. A second

@@ -126,7 +126,7 @@ func (s *screen) render(rep UpReport) []byte {
 				fmt.Fprintf(&b, "  %-24s %s\n", st.Name, st.Error)
 				continue
 			}
-			if s.live && st.Last == 0 {
+			if s.live && st.Last == 0 && st.Uncollected() == 0 {
 				continue
 			}
 			var before uint64
@@ -134,6 +134,7 @@ func (s *screen) render(rep UpReport) []byte {
 				before = s.before.Overlays[i].Streams[j].Last
 			}
 			fmt.Fprintf(&b, "  %-24s %12d stored %10s %10s\n", st.Name, st.Messages, rate(st.Last, before), size(st.Bytes))
+			b.WriteString(uncollected(st))
 		}
 		for _, st := range o.Stages {
 			fmt.Fprintf(&b, "  %-8s %s -> %s: %s\n", st.Name, st.From, st.To, stageLine(st))
@@ -146,6 +147,17 @@ func (s *screen) render(rep UpReport) []byte {
 		fmt.Fprintf(&b, "dead letters: %d\n", rep.DeadLetters)
 	}
 	return b.Bytes()
+}
+
+// uncollected has a line for each landing stream that the stream has to collect from.
+func uncollected(st topology.StreamReport) string {
+	var b strings.Builder
+	for _, src := range st.Sources {
+		if src.Lag > 0 {
+			fmt.Fprintf(&b, "    %d not yet collected from %s\n", src.Lag, src.Name)
+		}
+	}
+	return b.String()
 }
 
 func stageLine(st topology.StageReport) string {
@@ -183,8 +195,33 @@ func size(n uint64) string {
 
 // errorLog passes log records on and remembers the texts of warnings and errors.
 type errorLog struct {
-	next slog.Handler
-	kept *kept
+	next  slog.Handler
+	kept  *kept
+	about about
+}
+
+// about is what log records are about.
+type about struct{ overlay, stage string }
+
+func (b about) with(a slog.Attr) about {
+	switch a.Key {
+	case "overlay":
+		b.overlay = a.Value.String()
+	case "stage":
+		b.stage = a.Value.String()
+	}
+	return b
+}
+
+func (b about) String() string {
+	text := ""
+	if b.overlay != "" {
+		text = "overlay " + b.overlay + ": "
+	}
+	if b.stage != "" {
+		text += "stage " + b.stage + ": "
+	}
+	return text
 }
 
 // maxTexts bounds how many different texts are remembered.
@@ -201,13 +238,15 @@ func (l *errorLog) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (l *errorLog) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
-		text := r.Message
+		about, text := l.about, r.Message
 		r.Attrs(func(a slog.Attr) bool {
+			about = about.with(a)
 			if a.Key == "error" {
 				text += ": " + a.Value.String()
 			}
 			return true
 		})
+		text = about.String() + text
 		l.kept.mu.Lock()
 		if len(l.kept.texts) < maxTexts && !slices.Contains(l.kept.texts, text) {
 			l.kept.texts = append(l.kept.texts, text)
@@ -218,11 +257,18 @@ func (l *errorLog) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (l *errorLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &errorLog{l.next.WithAttrs(attrs), l.kept}
+	next := *l
+	next.next = l.next.WithAttrs(attrs)
+	for _, a := range attrs {
+		next.about = next.about.with(a)
+	}
+	return &next
 }
 
 func (l *errorLog) WithGroup(name string) slog.Handler {
-	return &errorLog{l.next.WithGroup(name), l.kept}
+	next := *l
+	next.next = l.next.WithGroup(name)
+	return &next
 }
 
 func (l *errorLog) texts() []string {

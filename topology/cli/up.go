@@ -42,6 +42,7 @@ type upOptions struct {
 // Up is the verb "up": everything on this machine from one file.
 func Up(reg processors.Registry) *cobra.Command {
 	var o upOptions
+	doc := emptyUp()
 	cmd := &cobra.Command{
 		Use:   "up [TOPOLOGY]",
 		Short: "Run everything on this machine: brokers, stages, this node and simulated ones",
@@ -56,7 +57,9 @@ What it stores is kept in the store, and the next start goes on from there.`,
 			if len(args) > 0 {
 				o.file = args[0]
 			}
-			return o.run(cmd, reg)
+			var err error
+			doc, err = o.run(cmd, reg)
+			return err
 		},
 	}
 	fl := cmd.Flags()
@@ -65,10 +68,19 @@ What it stores is kept in the store, and the next start goes on from there.`,
 	fl.IntVar(&o.nodes, "nodes", 50, "simulated nodes in each overlay that has nodes")
 	fl.DurationVar(&o.interval, "register-every", 10*time.Second, "time between two registrations of a node")
 	fl.DurationVar(&o.length, "for", 0, "stop after this time")
-	fl.BoolVar(&o.asJSON, "json", false, "print one JSON document as the last line of output")
+	fl.BoolVar(&o.asJSON, "json", false, "print one JSON document as the last line of output, also when it fails")
 	fl.StringVar(&o.record, "record", "", "append each acknowledged registration to this file, as JSON lines")
 	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
+	documents(cmd, &o.asJSON, func(w io.Writer, err error) error {
+		doc.Errors = with(doc.Errors, reasons(err)...)
+		return line(w, doc)
+	})
 	return cmd
+}
+
+// emptyUp is the document of a start that failed at once.
+func emptyUp() UpReport {
+	return UpReport{Overlays: []topology.OverlayReport{}, Nodes: []NodesReport{}, Errors: []string{}}
 }
 
 // machine is everything that up runs.
@@ -82,28 +94,28 @@ type machine struct {
 	errors  *errorLog
 }
 
-func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
+func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, error) {
 	if o.nodes < 0 || o.interval <= 0 || o.length < 0 {
-		return rejected("--nodes and --for must not be negative, and --register-every must be positive")
+		return emptyUp(), rejected("--nodes and --for must not be negative, and --register-every must be positive")
 	}
 	path, text := "laptop.yaml", deploy.Laptop
 	if o.file != "" {
 		var err error
 		if text, err = os.ReadFile(o.file); err != nil {
-			return &ExitError{Code: ExitRejected, Err: err}
+			return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 		}
 		path = o.file
 	}
 	f, findings := topology.Read(path, text, reg)
 	if err := findings.Err(); err != nil {
-		return &ExitError{Code: ExitRejected, Err: err}
+		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
 	if err := settleStores(f, o.store); err != nil {
-		return err
+		return emptyUp(), err
 	}
 	if o.listen != "" {
 		if _, _, err := net.SplitHostPort(o.listen); err != nil {
-			return &ExitError{Code: ExitRejected, Err: fmt.Errorf("--listen: %w", err)}
+			return emptyUp(), &ExitError{Code: ExitRejected, Err: fmt.Errorf("--listen: %w", err)}
 		}
 		if e := f.Overlays[0].Broker.Embedded; e != nil {
 			e.Listen = o.listen
@@ -120,7 +132,7 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) error {
 	return m.run(ctx, reg, out, screen)
 }
 
-func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) error {
+func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) (UpReport, error) {
 	defer func() {
 		for _, s := range slices.Backward(m.sites) { // cells before the hub that they link to
 			s.close()
@@ -130,14 +142,14 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 		s, err := newSite(ctx, m.file, o, reg, m.log)
 		m.sites = append(m.sites, s)
 		if err != nil {
-			return err
+			return m.report(ctx), err
 		}
 		if e := o.Broker.Embedded; e != nil && s.broker == nil {
-			return fmt.Errorf("store %s is in use by another process; give this one a --store of its own", e.Store)
+			return m.report(ctx), fmt.Errorf("store %s is in use by another process; give this one a --store of its own", e.Store)
 		}
 	}
 	if err := m.introduce(out); err != nil {
-		return err
+		return m.report(ctx), err
 	}
 
 	running, halt := context.WithCancel(context.WithoutCancel(ctx))
@@ -170,10 +182,7 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 	halt()
 	stages.Wait()
 	screen.last(rep)
-	if m.asJSON && err == nil {
-		err = json.NewEncoder(out).Encode(rep)
-	}
-	return err
+	return rep, err
 }
 
 // introduce says where everything is and writes the NATS contexts.
@@ -385,6 +394,7 @@ func (m *machine) settle(ctx context.Context) {
 		for _, o := range rep.Overlays {
 			for _, s := range o.Streams {
 				sum += s.Last
+				lag += s.Uncollected()
 			}
 			for _, s := range o.Stages {
 				lag += s.Lag
@@ -410,7 +420,7 @@ type UpReport struct {
 	Overlays    []topology.OverlayReport `json:"overlays"`
 	Nodes       []NodesReport            `json:"nodes"`
 	DeadLetters uint64                   `json:"dead_letters"` // stored in this run
-	Errors      []string                 `json:"errors"`       // warnings and errors of the log, each text once
+	Errors      []string                 `json:"errors"`       // warnings and errors of the log, and why it failed, each text once
 }
 
 // NodesReport sums up the nodes of an overlay.
@@ -429,6 +439,10 @@ func (m *machine) report(ctx context.Context) UpReport {
 	}
 	var wg sync.WaitGroup
 	for i, s := range m.sites {
+		rep.Overlays[i] = nothing(s.overlay)
+		if s.runner == nil {
+			continue
+		}
 		wg.Go(func() {
 			rep.Overlays[i] = s.runner.Report(ctx)
 			if s.broker != nil && s.overlay.Uplink != "" {

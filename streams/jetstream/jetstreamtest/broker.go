@@ -27,6 +27,7 @@ const attempt = 5 * time.Second
 type Broker struct {
 	*jetstream.Domain
 	JS       natsjs.JetStream
+	nc       *nats.Conn
 	replicas int
 }
 
@@ -38,8 +39,9 @@ func Open(t testing.TB, nc *nats.Conn, domain string, replicas int) *Broker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Broker{jetstream.New(nc, domain), js, replicas}
-	if err := b.EnsureState(context.Background(), replicas); err != nil {
+	b := &Broker{jetstream.New(nc, domain), js, nc, replicas}
+	// Servers that have just deleted a bucket of that name may not be done with it.
+	if err := poll(func() error { return b.EnsureState(context.Background(), replicas) }); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -71,6 +73,9 @@ func (b *Broker) Send(m streams.Msg) {
 	// It fails only on a closed connection, and then what is sent does not come.
 	_ = b.JS.Conn().PublishMsg(&nats.Msg{Subject: m.Subject, Header: nats.Header(m.Header), Data: m.Data})
 }
+
+// Held counts the subscriptions of the connection.
+func (b *Broker) Held() int { return b.nc.NumSubscriptions() }
 
 // Remove deletes one message.
 func (b *Broker) Remove(ctx context.Context, stream string, seq uint64) error {
