@@ -39,7 +39,7 @@ func run() int {
 		SilenceUsage:     true,
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
-	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds))
+	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds), topology.Conf(kinds))
 	root.AddCommand(programs.Node(), programs.Facts())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 // actAs makes this test binary behave as one of the programs of a test.
@@ -35,7 +36,21 @@ func TestMain(m *testing.M) {
 	case "nats-server":
 		os.Exit(natsServer())
 	}
-	testscript.Main(m, map[string]func(){"weir": main})
+	testscript.Main(leakless{m}, map[string]func(){"weir": main})
+}
+
+// leakless fails when the tests have passed and left a goroutine behind.
+type leakless struct{ *testing.M }
+
+func (m leakless) Run() int {
+	code := m.M.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return code
 }
 
 // natsServer is the stock server, as its own main program runs it.
@@ -192,7 +207,9 @@ type lines struct {
 }
 
 func (l *lines) read(r io.Reader) {
-	for s := bufio.NewScanner(r); s.Scan(); {
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
 		l.mu.Lock()
 		l.text.WriteString(s.Text() + "\n")
 		l.mu.Unlock()
@@ -218,11 +235,10 @@ func start(t *testing.T, program string, args ...string) *process {
 		t.Fatal(err)
 	}
 	_ = w.Close() // the process has its own
-	go p.out.read(r)
 	go func() {
-		err := p.Wait()
-		p.done <- err
+		p.out.read(r) // until the process has ended, and all that it printed is here
 		_ = r.Close()
+		p.done <- p.Wait()
 	}()
 	t.Cleanup(func() {
 		p.signal(syscall.SIGCONT)

@@ -8,10 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/proctest"
 	"github.com/weirhq/weir/streams"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // counter has state: it counts each key, emits a message for every second one
 // of a key and two for every third, and refuses what says "bad".

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/nats-io/nkeys"
 )
 
 // broker reads where the servers of an overlay are. Its texts may hold ${NAME}
@@ -19,13 +21,32 @@ func (d *decoder) broker(v value) Broker {
 		field{"urls", "", func(v value) {
 			v.list(func(v value) {
 				if s, shown, ok := v.env(); ok {
-					if why := badURL(s); why != "" {
+					if why := badURL(s, "nats", "tls", "ws", "wss"); why != "" {
 						v.report(cURL, fmt.Sprintf("the URL %s %s", shown, why), "write scheme, host and port: tls://hub-1:4222")
 						return
 					}
 					b.URLs = append(b.URLs, s)
 				}
 			})
+		}},
+		field{"leaf", "", func(v value) {
+			v.list(func(v value) {
+				if s, shown, ok := v.env(); ok {
+					if why := badURL(s, "nats-leaf", "tls", "nats", "ws", "wss"); why != "" {
+						v.report(cURL, fmt.Sprintf("the URL %s %s", shown, why), "write scheme, host and port of the listener for leafnodes: tls://hub-1:7422")
+						return
+					}
+					b.LeafURLs = append(b.LeafURLs, s)
+				}
+			})
+		}},
+		field{"link", "", func(v value) {
+			s, _, ok := v.env()
+			if ok && !nkeys.IsValidPublicUserKey(s) {
+				v.report(cBroker, "link is not the public key of a user", "give the key that begins with U, never the seed that begins with SU")
+				return
+			}
+			b.LinkKey = s
 		}},
 		field{"context", "", setEnv(&b.Context)},
 		field{"creds", "", setEnv(&b.Creds)},
@@ -49,7 +70,7 @@ func (d *decoder) broker(v value) Broker {
 			b.Domain = s
 		}},
 	)
-	existing := slices.DeleteFunc([]string{"urls", "context", "creds", "nkey", "tls"}, func(k string) bool { return !v.has(k) })
+	existing := slices.DeleteFunc([]string{"urls", "context", "creds", "nkey", "tls", "leaf", "link"}, func(k string) bool { return !v.has(k) })
 	switch {
 	case v.has("embedded") && len(existing) > 0:
 		v.report(cBroker, fmt.Sprintf("an embedded broker is not connected to, so %s means nothing beside it", strings.Join(existing, ", ")),
@@ -59,7 +80,25 @@ func (d *decoder) broker(v value) Broker {
 	case b.Creds != "" && b.NKey != "":
 		v.report(cBroker, "creds and nkey are two ways to log in", "keep one of them")
 	}
+	if len(b.LeafURLs) == 0 {
+		b.LeafURLs = leafURLs(b.URLs)
+	}
 	return b
+}
+
+// leafPort is where NATS servers listen for leafnodes unless they are told otherwise.
+const leafPort = "7422"
+
+// leafURLs guesses where servers listen for leafnodes from where they listen
+// for clients. Users in URLs are those of clients, and left out.
+func leafURLs(urls []string) []string {
+	var out []string
+	for _, s := range urls {
+		if u, err := url.Parse(s); err == nil && (u.Scheme == "nats" || u.Scheme == "tls") {
+			out = append(out, (&url.URL{Scheme: u.Scheme, Host: net.JoinHostPort(u.Hostname(), leafPort)}).String())
+		}
+	}
+	return out
 }
 
 // embedded reads the settings of a server inside the process.
@@ -74,6 +113,7 @@ func (d *decoder) embedded(v value) *Embedded {
 				e.Sync = w
 			}
 		}},
+		field{"link_creds", "", setEnv(&e.LinkCreds)},
 	)
 	return &e
 }
@@ -143,15 +183,16 @@ func (v value) env() (text, shown string, ok bool) {
 
 // badURL says what is wrong with the address of a NATS server without
 // repeating any of it.
-func badURL(s string) string {
+func badURL(s string, schemes ...string) string {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
 		return "cannot be understood"
 	case u.Host == "" && !strings.Contains(s, "://"):
 		return "has no scheme"
-	case !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme):
-		return "does not begin with nats, tls, ws or wss"
+	case !slices.Contains(schemes, u.Scheme):
+		last := len(schemes) - 1
+		return "does not begin with " + strings.Join(schemes[:last], ", ") + " or " + schemes[last]
 	case u.Hostname() == "":
 		return "has no host"
 	case strings.Count(u.Host, ":") > 1 && !strings.HasPrefix(u.Host, "["):

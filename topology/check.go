@@ -151,6 +151,16 @@ func (c *check) brokers() {
 			account := strings.Join([]string{strings.Join(slices.Sorted(slices.Values(b.URLs)), " "), b.Context, b.Creds, b.NKey, b.TLS.Cert}, "\x00")
 			claim(o, "servers and the same account on them", account, "urls", "each overlay has its own servers, or at least its own account and domain")
 		}
+		up := c.overlays[o.Uplink]
+		switch {
+		case up == nil:
+		case b.Embedded != nil && up.Broker.Embedded == nil && len(up.Broker.LeafURLs) == 0:
+			c.report(cBroker, c.src.pos(o.Pos, "uplink"), o, fmt.Sprintf("the broker of overlay %s is embedded and links to %s, the broker of which does not say where", o.Name, up.Name),
+				fmt.Sprintf("add to the broker of %s: leaf: [tls://host:%s]", up.Name, leafPort))
+		case b.Embedded == nil && up.Broker.Embedded != nil && b.LinkKey == "":
+			c.report(cBroker, c.src.pos(o.Pos, "uplink"), o, fmt.Sprintf("overlay %s links to the embedded broker of %s, which does not know its key", o.Name, up.Name),
+				fmt.Sprintf("add to the broker of %s: link: and the public key of the user as which its servers link", o.Name))
+		}
 	}
 }
 

@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/topology"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // cells writes a topology of a hub and n cells of one class.
 func cells(n int, class string) string {

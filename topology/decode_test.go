@@ -36,12 +36,13 @@ func TestDecodeGivesEveryField(t *testing.T) {
 	const text = `
 topology: acme
 overlays:
-  hub: { class: hub, broker: { urls: ["tls://${WEIR_TEST_HOST}:4222"], creds: "./${WEIR_TEST_HOST}.creds", tls: { ca: ca.pem, cert: c.pem, key: k.pem }, domain: centre } }
+  hub: { class: hub, broker: { urls: ["tls://${WEIR_TEST_HOST}:4222"], creds: "./${WEIR_TEST_HOST}.creds", tls: { ca: ca.pem, cert: c.pem, key: k.pem }, domain: centre,
+    leaf: ["tls://${WEIR_TEST_HOST}:7423"], link: UCNGL4W5QX66CFX6A6DCBVDH5VOHMI7B2UZZU7TXAUQQSI2JPHULCKBR } }
   mt-1:
     class: cell
     uplink: hub
     isolation: 1d
-    broker: { embedded: { store: "./data/{overlay}", listen: "127.0.0.1:4222", leaf: "127.0.0.1:7422", sync: always } }
+    broker: { embedded: { store: "./data/{overlay}", listen: "127.0.0.1:4222", leaf: "127.0.0.1:7422", sync: always, link_creds: "./{overlay}.creds" } }
   mt-2: { class: cell, uplink: hub, broker: { embedded: { store: ./data/2 } } }
 classes:
   hub: { streams: [registration] }
@@ -102,14 +103,14 @@ classes:
 			Name: "hub", Class: "hub",
 			Broker: topology.Broker{
 				URLs: []string{"tls://hub-1:4222"}, Creds: "./hub-1.creds", Domain: "centre",
-				TLS: topology.TLS{CA: "ca.pem", Cert: "c.pem", Key: "k.pem"},
+				TLS: topology.TLS{CA: "ca.pem", Cert: "c.pem", Key: "k.pem"}, LeafURLs: []string{"tls://hub-1:7423"}, LinkKey: "UCNGL4W5QX66CFX6A6DCBVDH5VOHMI7B2UZZU7TXAUQQSI2JPHULCKBR",
 			},
 			Streams: []*topology.Stream{{Spec: streams.Spec{
 				Name: "REGISTRATION", Concern: "registration", Schema: "choria:adapters:jetstream:output:1",
 				Subjects: []string{"registration.hub.>"}, MaxAge: 72 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardOld, Replicas: 1, Duplicates: 30 * time.Minute,
 			}}},
 		},
-		cell("mt-1", 24*time.Hour, topology.Embedded{Store: "./data/mt-1", Listen: "127.0.0.1:4222", Leaf: "127.0.0.1:7422", Sync: "always"}),
+		cell("mt-1", 24*time.Hour, topology.Embedded{Store: "./data/mt-1", Listen: "127.0.0.1:4222", Leaf: "127.0.0.1:7422", Sync: "always", LinkCreds: "./mt-1.creds"}),
 		cell("mt-2", 72*time.Hour, topology.Embedded{Store: "./data/2"}),
 	}}
 	for _, o := range f.Overlays {
@@ -153,6 +154,21 @@ classes:
 	f.Overlay("a").Streams[0].Subjects[0] = "changed"
 	if got := f.Overlay("b").Streams[0].Subjects[0]; got != "registration.b.>" {
 		t.Errorf("a change in overlay a shows in b: %s", got)
+	}
+}
+
+// TestLinksGoWhereClientsGo: servers listen for links beside where they listen
+// for clients, unless they say otherwise.
+func TestLinksGoWhereClientsGo(t *testing.T) {
+	f := decode(t, `
+topology: t
+overlays:
+  a: { class: c, broker: { urls: ["tls://me:pw@hub-1:4222", "nats://[::1]", "wss://hub-3:443"] } }
+classes:
+  c: { streams: [registration] }
+`)
+	if d := cmp.Diff([]string{"tls://hub-1:7422", "nats://[::1]:7422"}, f.Overlays[0].Broker.LeafURLs); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

@@ -52,6 +52,13 @@ type Broker struct {
 	TLS     TLS
 	Domain  string // JetStream domain; default the overlay's name
 
+	// LeafURLs are where overlays with embedded brokers link to existing
+	// servers. The default is the hosts of URLs at port 7422.
+	LeafURLs []string
+	// LinkKey is the public key of the user as which existing servers link to
+	// an embedded broker.
+	LinkKey string
+
 	Pos Pos
 }
 
@@ -63,6 +70,10 @@ type Embedded struct {
 	// Sync is "" for the default of NATS (kill -9 loses nothing, power loss
 	// may lose two minutes), or "always" for a disk sync before each acknowledgement.
 	Sync string
+	// LinkCreds is the path of a credentials file for the link to existing
+	// servers; default the broker's own key, the public half of which the
+	// servers have to know then.
+	LinkCreds string
 }
 
 // TLS names the files for a connection to existing brokers.

@@ -37,6 +37,9 @@ func (s *source) pos(p Pos, key string) Pos {
 // secret is the user part of a URL.
 var secret = regexp.MustCompile(`://[^/@\s"']+@`)
 
+// seed is the secret half of a key, which may stand where the public one belongs.
+var seed = regexp.MustCompile(`\bS[A-Z][A-Z2-7]{54,}`)
+
 // excerptWidth is how much of a long line an excerpt shows.
 const excerptWidth = 110
 
@@ -49,6 +52,7 @@ func (s *source) excerpt(line, column int) string {
 	text := secret.ReplaceAllStringFunc(s.lines[line-1], func(u string) string {
 		return "://" + strings.Repeat("*", utf8.RuneCountInString(u)-4) + "@"
 	})
+	text = seed.ReplaceAllStringFunc(text, func(s string) string { return strings.Repeat("*", len(s)) })
 	rs := []rune(strings.ReplaceAll(text, "\t", " "))
 	i := min(max(column-1, 0), len(rs))
 	n := wordLen(rs[i:])

@@ -13,6 +13,8 @@
 package broker
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -76,6 +78,12 @@ const (
 	maxBufferedSize = 128 << 20
 )
 
+// What Permissions.Respond allows: one answer within this time.
+const (
+	maxResponses = 1
+	responseTime = time.Minute
+)
+
 // Permissions are the subjects that a user may publish to and subscribe to.
 // Everything else is denied, also by an empty list.
 type Permissions struct {
@@ -102,7 +110,13 @@ type Leaf struct {
 
 // Uplink is the broker to which this one links.
 type Uplink struct {
-	URLs []string // of its listeners for links: nats-leaf://host:port
+	URLs []string // of its listeners for links: nats-leaf://host:port, or tls://
+	// Creds is a credentials file to log in with. The default is the key of
+	// LinkUser, the public half of which the other side has to know.
+	Creds string
+	// CA is a PEM file of those who may have signed the certificate of the
+	// other side; default those of the system. It makes TLS a must.
+	CA string
 	// Deny are subjects that never cross in either direction, whatever the
 	// other side permits.
 	Deny []string
@@ -346,30 +360,36 @@ func (p Permissions) server() *server.Permissions {
 	}
 	perms := &server.Permissions{Publish: only(p.Publish), Subscribe: only(p.Subscribe)}
 	if p.Respond {
-		perms.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute}
+		perms.Response = &server.ResponsePermission{MaxMsgs: maxResponses, Expires: responseTime}
 	}
 	return perms
 }
 
 // link makes the broker a leaf of its uplink.
 func (b *Broker) link(opts *server.Options, o Options) error {
-	key, err := PublicKey(b.store, LinkUser)
-	if err != nil {
-		return err
-	}
-	b.names[key] = "link to the uplink"
-	seed, err := os.ReadFile(keyFile(b.store, LinkUser))
-	if err != nil {
-		return fmt.Errorf("key of user %s: %w", LinkUser, err)
-	}
 	remote := &server.RemoteLeafOpts{
 		LocalAccount: AccountFleet,
-		Nkey:         string(seed),
+		Credentials:  o.Uplink.Creds,
 		DenyImports:  o.Uplink.Deny,
 		DenyExports:  o.Uplink.Deny,
 		// Else the uplink would tell us every subject that a sibling wants: with
 		// hundreds of cells, each would hold the interest of all.
 		RequestIsolation: true,
+	}
+	if err := b.introduce(remote, o); err != nil {
+		return err
+	}
+	if o.Uplink.CA != "" {
+		pem, err := os.ReadFile(o.Uplink.CA)
+		if err != nil {
+			return fmt.Errorf("uplink: CA: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("uplink: CA: %s holds no certificate", o.Uplink.CA)
+		}
+		remote.TLSConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		remote.TLSTimeout = authTimeout.Seconds()
 	}
 	quiet := true
 	for _, raw := range o.Uplink.URLs {
@@ -386,6 +406,29 @@ func (b *Broker) link(opts *server.Options, o Options) error {
 	remote.Compression.Mode = compression(quiet)
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
 	opts.LeafNode.ReconnectInterval = leafReconnect
+	return nil
+}
+
+// introduce gives a link the means to say who it is.
+func (b *Broker) introduce(remote *server.RemoteLeafOpts, o Options) error {
+	if o.Uplink.Creds != "" {
+		// The server would say only in its log that there is no such file.
+		if _, err := os.Stat(o.Uplink.Creds); err != nil {
+			return fmt.Errorf("credentials of the link: %w", err)
+		}
+		return nil
+	}
+	key, err := PublicKey(b.store, LinkUser)
+	if err != nil {
+		return err
+	}
+	b.names[key] = "link to the uplink"
+	seed, err := os.ReadFile(keyFile(b.store, LinkUser))
+	if err != nil {
+		return fmt.Errorf("key of user %s: %w", LinkUser, err)
+	}
+	remote.Nkey = string(seed)
+	o.Logger.Debug("links to its uplink as the user "+LinkUser, "overlay", b.overlay, "key", key)
 	return nil
 }
 

@@ -9,11 +9,14 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/topology/cli"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var updateLint = flag.Bool("update-lint", false, "rewrite the expected output in testdata/lint")
 

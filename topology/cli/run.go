@@ -77,6 +77,9 @@ so on standard error, and systemd is told if it has started the process.`,
 			err = s.run(ctx)
 			stop()
 			<-ended
+			if err == nil && errors.Is(context.Cause(ctx), errTimeUp) && !isClosed(s.runner.Ready()) {
+				err = &ExitError{Code: ExitUnreachable, Err: fmt.Errorf("overlay %s: its streams were not ready after %v; the log says why", overlay, length)}
+			}
 			return err
 		},
 	}
@@ -127,6 +130,18 @@ func listed(names []string) string {
 	return strings.Join(names, ",")
 }
 
+// errTimeUp is why a run with --for ends.
+var errTimeUp = errors.New("time is up")
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // untilStopped is a context that ends with a signal or after a time. A second
 // signal kills the process.
 func untilStopped(ctx context.Context, length time.Duration) (context.Context, context.CancelFunc) {
@@ -135,7 +150,7 @@ func untilStopped(ctx context.Context, length time.Duration) (context.Context, c
 	if length <= 0 {
 		return ctx, stop
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, length, errors.New("time is up"))
+	ctx, cancel := context.WithTimeoutCause(ctx, length, errTimeUp)
 	return ctx, func() { cancel(); stop() }
 }
 

@@ -64,8 +64,9 @@ func (s *site) open(ctx context.Context) error {
 			s.nc, err = s.connect(topology.RoleRunner)
 		}
 		// The other process may not have said yet where it listens, or be gone by
-		// now; and an uplink that was started a moment ago has no ports yet.
-		again := elsewhere || errors.Is(err, fs.ErrNotExist)
+		// now; and an uplink that was started a moment ago has no ports yet. A
+		// file that an operator has to bring is not waited for.
+		again := elsewhere || errors.Is(err, fs.ErrNotExist) && !errors.Is(err, jetstream.ErrOptions)
 		if err == nil || !again || time.Since(began) > patience {
 			return err
 		}
@@ -147,7 +148,11 @@ func (s *site) connect(role string) (*nats.Conn, error) {
 	}
 	nc, err := jetstream.Connect(opts)
 	if err != nil {
-		return nil, &ExitError{Code: ExitUnreachable, Err: fmt.Errorf("overlay %s: %w", s.overlay.Name, err)}
+		code := ExitUnreachable
+		if errors.Is(err, jetstream.ErrOptions) {
+			code = ExitRejected
+		}
+		return nil, &ExitError{Code: code, Err: fmt.Errorf("overlay %s: %w", s.overlay.Name, err)}
 	}
 	return nc, nil
 }
@@ -165,6 +170,10 @@ func (s *site) observe() []nats.Option {
 			log.Info("connection to the broker is back", "connection", nc.Opts.Name, "url", nc.ConnectedUrlRedacted())
 		}),
 		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				log.Error("the broker denies what the topology needs; \"weir conf\" prints what each user has to be allowed", "connection", nc.Opts.Name, "error", err)
+				return
+			}
 			log.Warn("broker", "connection", nc.Opts.Name, "error", err)
 		}),
 	}
@@ -177,36 +186,62 @@ func startBroker(f *topology.File, o *topology.Overlay, log *slog.Logger) (*brok
 	opts := broker.Options{
 		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync, Logger: log,
 	}
-	for _, g := range topology.Grants(f) {
-		if g.Overlay == o.Name {
-			opts.Users = append(opts.Users, broker.User{Name: g.Role, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
-		}
-	}
+	opts.Users = brokerUsers(f, o)
 	for _, l := range topology.Links(f) {
 		switch o.Name {
 		case l.Uplink:
-			child := f.Overlay(l.Overlay)
-			if child.Broker.Embedded == nil {
-				continue
-			}
-			key, err := broker.PublicKey(child.Broker.Embedded.Store, broker.LinkUser)
+			leaf, err := leafOf(f, l)
 			if err != nil {
-				return nil, fmt.Errorf("overlay %s: %w", l.Overlay, err)
+				return nil, err
 			}
-			opts.Leaves = append(opts.Leaves, broker.Leaf{Overlay: l.Overlay, PublicKey: key, Permissions: broker.Permissions(l.Permissions)})
+			opts.Leaves = append(opts.Leaves, leaf)
 		case l.Overlay:
-			up := f.Overlay(l.Uplink).Broker.Embedded
-			if up == nil {
-				return nil, fmt.Errorf("overlay %s: an embedded broker can link only to an embedded one; the uplink %s has brokers of its own, so this overlay needs one with a leafnode remote as well", o.Name, l.Uplink)
-			}
-			_, leaf, err := broker.Addresses(up.Store, up.Listen, up.Leaf)
+			up, err := uplinkOf(f, o, l)
 			if err != nil {
-				return nil, fmt.Errorf("overlay %s: uplink %s: %w", o.Name, l.Uplink, err)
+				return nil, err
 			}
-			opts.Uplink = &broker.Uplink{URLs: []string{leaf}, Deny: l.Private}
+			opts.Uplink = up
 		}
 	}
 	return broker.Start(opts)
+}
+
+// brokerUsers are the users that the topology gives the broker of an overlay.
+func brokerUsers(f *topology.File, o *topology.Overlay) []broker.User {
+	var out []broker.User
+	for _, g := range topology.Grants(f) {
+		if g.Overlay == o.Name {
+			out = append(out, broker.User{Name: g.Role, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
+		}
+	}
+	return out
+}
+
+// leafOf is the link of an overlay as its embedded uplink sees it.
+func leafOf(f *topology.File, l topology.Link) (broker.Leaf, error) {
+	b := f.Overlay(l.Overlay).Broker
+	key := b.LinkKey
+	if b.Embedded != nil {
+		var err error
+		if key, err = broker.PublicKey(b.Embedded.Store, broker.LinkUser); err != nil {
+			return broker.Leaf{}, fmt.Errorf("overlay %s: %w", l.Overlay, err)
+		}
+	}
+	return broker.Leaf{Overlay: l.Overlay, PublicKey: key, Permissions: broker.Permissions(l.Permissions)}, nil
+}
+
+// uplinkOf is the link of an overlay as its own embedded broker sees it.
+func uplinkOf(f *topology.File, o *topology.Overlay, l topology.Link) (*broker.Uplink, error) {
+	up := f.Overlay(l.Uplink).Broker
+	out := &broker.Uplink{URLs: up.LeafURLs, Deny: l.Private, Creds: o.Broker.Embedded.LinkCreds, CA: up.TLS.CA}
+	if up.Embedded != nil {
+		_, leaf, err := broker.Addresses(up.Embedded.Store, up.Embedded.Listen, up.Embedded.Leaf)
+		if err != nil {
+			return nil, fmt.Errorf("overlay %s: uplink %s: %w", o.Name, l.Uplink, err)
+		}
+		out.URLs = []string{leaf}
+	}
+	return out, nil
 }
 
 // settleStores makes the stores of embedded brokers absolute, below dir.
