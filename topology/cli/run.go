@@ -25,7 +25,7 @@ func Run(reg processors.Registry) *cobra.Command {
 	var overlay, store string
 	var length time.Duration
 	var asJSON, verbose bool
-	doc := RunReport{OverlayReport: nothing(&topology.Overlay{}), Errors: []string{}}
+	doc := RunReport{OverlayReport: nothing(&topology.Overlay{}), Warnings: []string{}, Errors: []string{}}
 	cmd := &cobra.Command{
 		Use:   "run TOPOLOGY --overlay NAME",
 		Short: "Run the streams and stages of one overlay",
@@ -60,11 +60,11 @@ so on standard error, and systemd is told if it has started the process.`,
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
 			defer heapFloor()()
-			errs := &errorLog{next: logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose).Handler(), kept: &kept{}}
+			errs := newErrorLog(logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose).Handler())
 			log := slog.New(errs)
 			s, err := newSite(ctx, f, o, reg, log)
 			defer s.close()
-			defer func() { doc.Errors = errs.texts() }()
+			defer func() { doc.Warnings, doc.Errors = errs.texts(slog.LevelWarn), errs.texts(slog.LevelError) }()
 			if err != nil {
 				return err
 			}
@@ -100,7 +100,8 @@ so on standard error, and systemd is told if it has started the process.`,
 type RunReport struct {
 	topology.OverlayReport
 
-	Errors []string `json:"errors"` // warnings and errors of the log, and why it ended, each text once
+	Warnings []string `json:"warnings"` // of the log, each text once
+	Errors   []string `json:"errors"`   // likewise, and why it ended
 }
 
 // announce says when the overlay is up, to people and to systemd, and to the

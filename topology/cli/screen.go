@@ -2,12 +2,9 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -141,8 +138,9 @@ func (s *screen) render(rep UpReport) []byte {
 		}
 	}
 	for _, n := range rep.Nodes {
-		fmt.Fprintf(&b, "nodes in %s: %d, %d registrations acknowledged, %d failed\n", n.Overlay, n.Nodes, n.Acked, n.Failed)
+		fmt.Fprintf(&b, "nodes in %s: %d, %d registrations, %d failed\n", n.Overlay, n.Nodes, n.Published, n.Failed)
 	}
+	b.WriteString(fleetLines(rep))
 	if rep.DeadLetters > 0 {
 		fmt.Fprintf(&b, "dead letters: %d\n", rep.DeadLetters)
 	}
@@ -158,6 +156,22 @@ func uncollected(st topology.StreamReport) string {
 		}
 	}
 	return b.String()
+}
+
+// fleetLines tell how the nodes are, as far as anybody advises of it.
+func fleetLines(rep UpReport) string {
+	text := ""
+	if s := rep.States; s.Present+s.Silent+s.Gone > 0 {
+		text = fmt.Sprintf("fleet: %d present, %d silent, %d gone; advisories:", s.Present, s.Silent, s.Gone)
+		for _, event := range ageEvents {
+			text += fmt.Sprintf(" %d %s", len(rep.Advisories[event]), event)
+		}
+		text += "\n"
+	}
+	if share, ok := passed(rep); ok {
+		text += fmt.Sprintf("samplers pass %.1f %%\n", 100*share)
+	}
+	return text
 }
 
 func stageLine(st topology.StageReport) string {
@@ -191,88 +205,4 @@ func size(n uint64) string {
 		return fmt.Sprintf("%d B", n)
 	}
 	return fmt.Sprintf("%.1f %s", f, units[i])
-}
-
-// errorLog passes log records on and remembers the texts of warnings and errors.
-type errorLog struct {
-	next  slog.Handler
-	kept  *kept
-	about about
-}
-
-// about is what log records are about.
-type about struct{ overlay, stage string }
-
-func (b about) with(a slog.Attr) about {
-	switch a.Key {
-	case "overlay":
-		b.overlay = a.Value.String()
-	case "stage":
-		b.stage = a.Value.String()
-	}
-	return b
-}
-
-func (b about) String() string {
-	text := ""
-	if b.overlay != "" {
-		text = "overlay " + b.overlay + ": "
-	}
-	if b.stage != "" {
-		text += "stage " + b.stage + ": "
-	}
-	return text
-}
-
-// maxTexts bounds how many different texts are remembered.
-const maxTexts = 100
-
-type kept struct {
-	mu    sync.Mutex
-	texts []string
-}
-
-func (l *errorLog) Enabled(ctx context.Context, level slog.Level) bool {
-	return l.next.Enabled(ctx, level)
-}
-
-func (l *errorLog) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelWarn {
-		about, text := l.about, r.Message
-		r.Attrs(func(a slog.Attr) bool {
-			about = about.with(a)
-			if a.Key == "error" {
-				text += ": " + a.Value.String()
-			}
-			return true
-		})
-		text = about.String() + text
-		l.kept.mu.Lock()
-		if len(l.kept.texts) < maxTexts && !slices.Contains(l.kept.texts, text) {
-			l.kept.texts = append(l.kept.texts, text)
-		}
-		l.kept.mu.Unlock()
-	}
-	return l.next.Handle(ctx, r)
-}
-
-func (l *errorLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	next := *l
-	next.next = l.next.WithAttrs(attrs)
-	for _, a := range attrs {
-		next.about = next.about.with(a)
-	}
-	return &next
-}
-
-func (l *errorLog) WithGroup(name string) slog.Handler {
-	next := *l
-	next.next = l.next.WithGroup(name)
-	return &next
-}
-
-func (l *errorLog) texts() []string {
-	l.kept.mu.Lock()
-	defer l.kept.mu.Unlock()
-	return append([]string{}, l.kept.texts...)
 }

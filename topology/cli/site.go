@@ -125,12 +125,12 @@ func (s *site) close() {
 }
 
 // connect opens a connection in a role, in process where the broker is here.
-func (s *site) connect(role string) (*nats.Conn, error) {
+func (s *site) connect(role string, extra ...nats.Option) (*nats.Conn, error) {
 	b := s.overlay.Broker
 	opts := jetstream.Options{
 		URLs: b.URLs, Context: b.Context, Creds: b.Creds, NKey: b.NKey, CA: b.TLS.CA, Cert: b.TLS.Cert, Key: b.TLS.Key,
 		Name: "weir " + s.overlay.Name + " " + role, Inbox: topology.Inbox(s.overlay.Name, role),
-		Extra: s.observe(),
+		Extra: append(s.observe(), extra...),
 	}
 	switch {
 	case s.broker != nil:

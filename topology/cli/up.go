@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,9 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weirhq/weir/deploy"
-	server "github.com/weirhq/weir/fleet/server/direct"
 	"github.com/weirhq/weir/processors"
-	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/topology"
 )
 
@@ -37,6 +32,11 @@ type upOptions struct {
 	asJSON   bool
 	record   string
 	verbose  bool
+
+	sample       time.Duration // 0 leaves that to the topology, as the two below
+	warn, expire time.Duration
+	kill         int
+	killAfter    time.Duration
 }
 
 // Up is the verb "up": everything on this machine from one file.
@@ -51,8 +51,9 @@ stages, this machine as a node of the first overlay that has nodes, and
 simulated nodes in all of them. Without a file it runs a hub and two cells.
 
 What it stores is kept in the store, and the next start goes on from there.`,
-		Example: "  weir up\n  weir up --nodes 500 --for 20s --json",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  weir up\n  weir up --nodes 500 --for 20s --json\n" +
+			"  weir up --register-every 5s --warn 15s --expire 25s --kill 7 --for 60s --json",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.file = args[0]
@@ -70,6 +71,11 @@ What it stores is kept in the store, and the next start goes on from there.`,
 	fl.DurationVar(&o.length, "for", 0, "stop after this time")
 	fl.BoolVar(&o.asJSON, "json", false, "print one JSON document as the last line of output, also when it fails")
 	fl.StringVar(&o.record, "record", "", "append each acknowledged registration to this file, as JSON lines")
+	fl.DurationVar(&o.sample, "sample-every", 0, "interval of all samplers (default as in the topology)")
+	fl.DurationVar(&o.warn, "warn", 0, "silence of which age advisors warn (default as in the topology)")
+	fl.DurationVar(&o.expire, "expire", 0, "silence after which for age advisors a node is gone (default as in the topology)")
+	fl.IntVar(&o.kill, "kill", 0, "simulated nodes that end without a goodbye")
+	fl.DurationVar(&o.killAfter, "kill-after", 10*time.Second, "when they do")
 	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	documents(cmd, &o.asJSON, func(w io.Writer, err error) error {
 		doc.Errors = with(doc.Errors, reasons(err)...)
@@ -80,7 +86,10 @@ What it stores is kept in the store, and the next start goes on from there.`,
 
 // emptyUp is the document of a start that failed at once.
 func emptyUp() UpReport {
-	return UpReport{Overlays: []topology.OverlayReport{}, Nodes: []NodesReport{}, Errors: []string{}}
+	return UpReport{
+		Overlays: []topology.OverlayReport{}, Nodes: []NodesReport{}, Killed: []string{}, Advisories: map[string][]string{},
+		Warnings: []string{}, Errors: []string{},
+	}
 }
 
 // machine is everything that up runs.
@@ -89,14 +98,15 @@ type machine struct {
 	file    *topology.File
 	sites   []*site
 	nodes   []*population
+	heard   *advisories
 	started time.Time
 	log     *slog.Logger
 	errors  *errorLog
 }
 
 func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, error) {
-	if o.nodes < 0 || o.interval <= 0 || o.length < 0 {
-		return emptyUp(), rejected("--nodes and --for must not be negative, and --register-every must be positive")
+	if o.nodes < 0 || o.interval <= 0 || o.length < 0 || o.sample < 0 || o.warn < 0 || o.expire < 0 || o.kill < 0 || o.killAfter < 0 {
+		return emptyUp(), rejected("numbers and times must not be negative, and --register-every must be positive")
 	}
 	path, text := "laptop.yaml", deploy.Laptop
 	if o.file != "" {
@@ -108,6 +118,9 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 	}
 	f, findings := topology.Read(path, text, reg)
 	if err := findings.Err(); err != nil {
+		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
+	}
+	if err := o.configure(f, reg); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
 	if err := settleStores(f, o.store); err != nil {
@@ -123,13 +136,41 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 	}
 	out := cmd.OutOrStdout()
 	screen := newScreen(out, !o.asJSON)
-	errs := &errorLog{next: logger(screen.log(cmd.ErrOrStderr()), slog.LevelWarn, o.verbose).Handler(), kept: &kept{}}
-	m := &machine{upOptions: o, file: f, started: time.Now(), log: slog.New(errs), errors: errs}
+	errs := newErrorLog(logger(screen.log(cmd.ErrOrStderr()), slog.LevelWarn, o.verbose).Handler())
+	m := &machine{upOptions: o, file: f, heard: newAdvisories(), started: time.Now(), log: slog.New(errs), errors: errs}
 
 	ctx, stop := untilStopped(cmd.Context(), o.length)
 	defer stop()
 	defer heapFloor()()
 	return m.run(ctx, reg, out, screen)
+}
+
+// configure sets in the topology what the flags say.
+func (o upOptions) configure(f *topology.File, reg processors.Registry) error {
+	for _, set := range []struct {
+		flag, kind, key string
+		to              time.Duration
+	}{{"sample-every", "sampler", "every", o.sample}, {"warn", "age_advisor", "warn", o.warn}, {"expire", "age_advisor", "expire", o.expire}} {
+		if set.to == 0 {
+			continue
+		}
+		found := false
+		for _, overlay := range f.Overlays {
+			for _, s := range overlay.Stages {
+				if s.Kind != set.kind {
+					continue
+				}
+				found = true
+				if err := s.Configure(set.key, set.to.String()); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return fmt.Errorf("--%s: topology %s has no stage of kind %s", set.flag, f.Name, set.kind)
+		}
+	}
+	return topology.Check(f, reg).Err()
 }
 
 func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) (UpReport, error) {
@@ -170,15 +211,19 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 		case <-ctx.Done():
 		}
 	}
+	stages.Go(func() { m.hear(running) })
 	stopNodes, err := m.startNodes(ctx)
 	if err == nil {
 		err = m.watch(ctx, screen, failed)
 	}
+	// Nodes that are stopped are silent, too: advisories are those up to now.
+	heard := m.heard.caughtUp(running)
 	err = errors.Join(err, stopNodes())
 	if err == nil && m.length > 0 {
 		m.settle(running)
 	}
 	rep := m.report(running)
+	rep.Advisories = heard
 	halt()
 	stages.Wait()
 	screen.last(rep)
@@ -211,146 +256,6 @@ func (m *machine) introduce(out io.Writer) error {
 	fmt.Fprintf(out, "for the nats command: export XDG_CONFIG_HOME=%s\n\n", dir)
 	return nil
 }
-
-// population is the nodes of one overlay.
-type population struct {
-	overlay string
-	nodes   int
-	members []*server.Node
-}
-
-// startNodes connects and starts the nodes of every overlay that has some. The
-// function that it returns stops them and waits for what is under way.
-func (m *machine) startNodes(ctx context.Context) (stop func() error, err error) {
-	nodes, halt := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	var record *recorder
-	var closers []func()
-	var mu sync.Mutex
-	var errs []error
-	stop = func() error {
-		halt()
-		wg.Wait()
-		for _, c := range closers {
-			c()
-		}
-		return errors.Join(errs...)
-	}
-	if m.record != "" {
-		if record, err = newRecorder(m.record); err != nil {
-			return stop, err
-		}
-		closers = append(closers, record.close)
-	}
-	first := true
-	for _, s := range m.sites {
-		if !hasNodes(s.overlay) {
-			continue
-		}
-		select {
-		case <-s.runner.Ready():
-		case <-ctx.Done():
-			return stop, nil
-		case <-time.After(time.Minute):
-			return stop, &ExitError{Code: ExitUnreachable, Err: fmt.Errorf("overlay %s: streams are not ready after a minute", s.overlay.Name)}
-		}
-		nc, err := s.connect(topology.RoleServer)
-		if err != nil {
-			return stop, err
-		}
-		closers = append(closers, nc.Close)
-		like := func(identity string) *server.Node {
-			return &server.Node{
-				Identity: identity, Overlay: s.overlay.Name, Domain: s.overlay.Domain(), Interval: m.interval,
-				Publisher: server.NATS{Conn: nc}, Recorder: record.of(), Log: m.log.With("overlay", s.overlay.Name),
-			}
-		}
-		p := &population{overlay: s.overlay.Name}
-		start := func(n int, node *server.Node, run func() error) {
-			p.nodes += n
-			p.members = append(p.members, node)
-			wg.Go(func() {
-				if err := run(); err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-			})
-		}
-		if first {
-			node := like(thisMachine())
-			start(1, node, func() error { return node.Run(nodes) })
-			first = false
-		}
-		if m.upOptions.nodes > 0 {
-			sim := like("sim-" + s.overlay.Name)
-			start(m.upOptions.nodes, sim, func() error { return server.Simulate(nodes, m.upOptions.nodes, sim) })
-		}
-		m.nodes = append(m.nodes, p)
-	}
-	return stop, nil
-}
-
-func hasNodes(o *topology.Overlay) bool {
-	return slices.ContainsFunc(o.Programs, func(p *topology.Program) bool {
-		return p.Role == topology.RoleServer && slices.Contains(p.Produces, "REGISTRATION")
-	})
-}
-
-// thisMachine is the identity of the machine: its host name, if that is fit to be one.
-func thisMachine() string {
-	name, err := os.Hostname()
-	if err == nil {
-		name = strings.ToLower(name)
-		err = streams.ValidIdentity(name)
-	}
-	if err != nil {
-		return "this-machine"
-	}
-	return name
-}
-
-// recorder appends acknowledged registrations to a file. A line is written
-// before the next registration of the node is made, so a killed process leaves
-// all that it knew.
-type recorder struct {
-	mu sync.Mutex
-	f  *os.File
-	w  *bufio.Writer
-}
-
-func newRecorder(path string) (*recorder, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("record: %w", err)
-	}
-	return &recorder{f: f, w: bufio.NewWriter(f)}, nil
-}
-
-// Recorded is a line of the file that --record writes.
-type Recorded struct {
-	Overlay   string `json:"overlay"`
-	Stream    string `json:"stream"`
-	Seq       uint64 `json:"seq"`
-	Identity  string `json:"identity"`
-	RequestID string `json:"requestid"`
-	Serial    uint64 `json:"serial"`
-}
-
-func (r *recorder) of() func(server.Record) {
-	if r == nil {
-		return nil
-	}
-	return func(rec server.Record) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		// An error here shows in the check of the file, which is what it is for.
-		_ = json.NewEncoder(r.w).Encode(Recorded{rec.Domain, rec.Stream, rec.Seq, rec.Identity, rec.RequestID, rec.Serial})
-		_ = r.w.Flush()
-	}
-}
-
-func (r *recorder) close() { _ = r.f.Close() }
 
 // Pauses between two looks at everything.
 const (
@@ -419,23 +324,29 @@ type UpReport struct {
 	Seconds     float64                  `json:"seconds"`
 	Overlays    []topology.OverlayReport `json:"overlays"`
 	Nodes       []NodesReport            `json:"nodes"`
+	Killed      []string                 `json:"killed"`     // identities of the nodes that ended without a goodbye
+	Advisories  map[string][]string      `json:"advisories"` // identities at the top overlay, by event
+	States      States                   `json:"states"`
 	DeadLetters uint64                   `json:"dead_letters"` // stored in this run
-	Errors      []string                 `json:"errors"`       // warnings and errors of the log, and why it failed, each text once
+	Warnings    []string                 `json:"warnings"`     // of the log, each text once
+	Errors      []string                 `json:"errors"`       // likewise, and why it failed
 }
 
 // NodesReport sums up the nodes of an overlay.
 type NodesReport struct {
 	Overlay   string `json:"overlay"`
 	Nodes     int    `json:"nodes"`
-	Published uint64 `json:"published"`
-	Acked     uint64 `json:"acked"`
+	Published uint64 `json:"published"` // registrations
+	Acked     uint64 `json:"acked"`     // by the stream, where nodes write to it themselves
 	Failed    uint64 `json:"failed"`
+	Skipped   uint64 `json:"skipped"` // turns in which there was nothing to say, or nobody to say it to
+	Events    uint64 `json:"events"`  // of their lives, published
 }
 
 func (m *machine) report(ctx context.Context) UpReport {
 	rep := UpReport{
-		Topology: m.file.Name, Seconds: time.Since(m.started).Seconds(), Errors: m.errors.texts(), Nodes: []NodesReport{},
-		Overlays: make([]topology.OverlayReport, len(m.sites)),
+		Topology: m.file.Name, Seconds: time.Since(m.started).Seconds(), Warnings: m.errors.texts(slog.LevelWarn), Errors: m.errors.texts(slog.LevelError),
+		Nodes: []NodesReport{}, Killed: []string{}, Advisories: m.heard.events(), States: m.heard.states(), Overlays: make([]topology.OverlayReport, len(m.sites)),
 	}
 	var wg sync.WaitGroup
 	for i, s := range m.sites {
@@ -460,13 +371,12 @@ func (m *machine) report(ctx context.Context) UpReport {
 	for _, p := range m.nodes {
 		n := NodesReport{Overlay: p.overlay, Nodes: p.nodes}
 		for _, member := range p.members {
-			c := member.Counts()
-			n.Published += c.Published
-			n.Acked += c.Acked
-			n.Failed += c.Failed
+			member.count(&n)
+			rep.Killed = append(rep.Killed, member.killed()...)
 		}
 		rep.Nodes = append(rep.Nodes, n)
 	}
+	slices.Sort(rep.Killed)
 	return rep
 }
 
