@@ -18,10 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/weirhq/weir/processors"
-	"github.com/weirhq/weir/processors/filter"
-	"github.com/weirhq/weir/processors/mapper"
-	"github.com/weirhq/weir/processors/replicator"
+	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
 )
@@ -31,7 +28,7 @@ var update = flag.Bool("update", false, "write deploy/nats/*.users.conf anew")
 // readTopology reads one of the reference topologies.
 func readTopology(t *testing.T, file string) *topology.File {
 	t.Helper()
-	kinds, err := processors.NewRegistry(replicator.Kind, filter.Kind, mapper.Kind)
+	kinds, err := builtin()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,16 +342,30 @@ func carry(t *testing.T, file, store string, connect func(overlay, role string) 
 	hub := js("hub", topology.RoleAdmin)
 	cells := slices.DeleteFunc(slices.Clone(f.Overlays), func(o *topology.Overlay) bool { return o.Uplink == "" })
 	for _, o := range cells {
-		publish(t, js(o.Name, topology.RoleServer), "registration."+o.Name+".n1")
 		publish(t, hub, "orders.hub."+o.Name+".n1")
 	}
 	for _, o := range cells {
 		cell := js(o.Name, topology.RoleAdmin)
+		node := connect(o.Name, topology.RoleServer)
+		said, err := trust.Seal(time.Now(), trust.Registration{
+			Identity: "n1." + o.Name, Collective: "mcollective", Body: []byte(`{"protocol":"choria:registration:inventorycontent:1","mtime":1,"file":"f","content":"e30="}`),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what a node said is stored in "+o.Name, func() bool {
+			if err := node.Publish("mcollective.ingest.discovery.n1", said); err != nil { // copies are known by their id
+				t.Fatal(err)
+			}
+			return stored(cell, "REGISTRATION") == 1
+		})
 		eventually(t, "the order is in "+o.Name, func() bool { return stored(cell, "ORDERS") == 1 })
 	}
-	eventually(t, "the events are in the hub", func() bool { return stored(hub, "REGISTRATION") >= uint64(len(cells)) })
-	if n := stored(hub, "REGISTRATION"); n != uint64(len(cells)) {
-		t.Errorf("the hub holds %d events of %d cells", n, len(cells))
+	for _, stream := range []string{"REGISTRATION", "ADVISORIES"} {
+		eventually(t, stream+" of the cells is in the hub", func() bool { return stored(hub, stream) >= uint64(len(cells)) })
+		if n := stored(hub, stream); n != uint64(len(cells)) {
+			t.Errorf("%s of the hub holds %d events of %d cells", stream, n, len(cells))
+		}
 	}
 	for _, o := range slices.Backward(f.Overlays) { // cells before the hub that they link to
 		rep := copies[o.Name].stopped()
@@ -362,7 +373,7 @@ func carry(t *testing.T, file, store string, connect func(overlay, role string) 
 			t.Errorf("overlay %s reported %+v", o.Name, rep)
 		}
 		for _, s := range rep.Stages {
-			if s.Starts == 0 || s.Dead != 0 || s.Name == "raise" && s.Out != 1 || s.Name == "orders" && s.Out != 1 {
+			if s.Starts == 0 || s.Dead != 0 || slices.Contains([]string{"thin", "raise", "orders"}, s.Name) && s.Out != 1 {
 				t.Errorf("stage %s of %s: %+v", s.Name, o.Name, s)
 			}
 		}
@@ -417,14 +428,17 @@ overlays:
   cell: { class: cell, uplink: hub, broker: %s }
 classes:
   cell:
-    streams: [registration: { max_bytes: 64MiB }, orders: { max_bytes: 64MiB }, dead: { max_bytes: 64MiB }]
+    streams: [registration: { max_bytes: 64MiB }, advisories: { max_bytes: 64MiB }, orders: { max_bytes: 64MiB }, dead: { max_bytes: 64MiB }]
     stages:
-      raise: { kind: replicator, from: REGISTRATION, to: hub/REGISTRATION }
+      adapt: { kind: adapter, from: { subject: "mcollective.ingest.discovery.>" }, to: REGISTRATION }
+      thin: { kind: sampler, from: REGISTRATION, to: hub/REGISTRATION, with: { key: sender, every: 1h } }
+      age: { kind: age_advisor, from: REGISTRATION, to: ADVISORIES, with: { key: sender, warn: 11m, expire: 1h } }
+      raise: { kind: replicator, from: ADVISORIES, to: hub/ADVISORIES }
       orders: { kind: replicator, from: hub/ORDERS, to: ORDERS, with: { filter: "orders.hub.{overlay}.>" } }
     programs:
-      server: { produces: [REGISTRATION] }
+      server: { produces: [adapt] }
   hub:
-    streams: [registration: { max_bytes: 64MiB }, orders: { max_bytes: 64MiB }, dead: { max_bytes: 64MiB }]
+    streams: [registration: { max_bytes: 64MiB }, advisories: { max_bytes: 64MiB }, orders: { max_bytes: 64MiB }, dead: { max_bytes: 64MiB }]
 `
 
 // blend is one topology with both kinds of brokers, in a directory with a store

@@ -22,8 +22,9 @@ import (
 
 func main() { os.Exit(run()) }
 
-func run() int {
-	kinds, err := processors.NewRegistry(
+// builtin is the kinds of this build.
+func builtin() (processors.Registry, error) {
+	return processors.NewRegistry(
 		adapter.Kind,
 		replicator.Kind,
 		sampler.Kind,
@@ -31,6 +32,10 @@ func run() int {
 		filter.Kind,
 		mapper.Kind,
 	)
+}
+
+func run() int {
+	kinds, err := builtin()
 	began := false // a verb: what goes wrong before that are its arguments
 	root := &cobra.Command{
 		Use:              "weir",

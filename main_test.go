@@ -148,19 +148,27 @@ func counts(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}
 	}
-	if collected["UP_mt-1_raise"] != "hub/REGISTRATION" || collected["UP_mt-2_raise"] != "hub/REGISTRATION" {
+	if collected["UP_mt-1_raise"] != "hub/ADVISORIES" || collected["UP_mt-2_thin"] != "hub/REGISTRATION" {
 		ts.Fatalf("collected are %v", collected)
 	}
-	var acked uint64
+	var published, nodes uint64
 	for _, n := range rep.Nodes {
-		acked += n.Acked
+		published += n.Published
+		nodes += n.Nodes
 		if n.Failed != 0 {
 			ts.Fatalf("%+v", n)
 		}
 	}
-	cells := last["mt-1/REGISTRATION"] + last["mt-2/REGISTRATION"]
-	if hub := last["hub/REGISTRATION"]; hub != cells || hub < atLeast || acked > hub {
-		ts.Fatalf("hub holds %d, cells %d, want at least %d; %d were acknowledged", hub, cells, atLeast, acked)
+	if cells := last["mt-1/REGISTRATION"] + last["mt-2/REGISTRATION"]; cells < atLeast || cells < published {
+		ts.Fatalf("the cells hold %d, want at least %d; %d were published", cells, atLeast, published)
+	}
+	for _, stream := range []string{"LIFECYCLE", "ADVISORIES"} {
+		if hub, cells := last["hub/"+stream], last["mt-1/"+stream]+last["mt-2/"+stream]; hub != cells || hub == 0 {
+			ts.Fatalf("%s of the hub holds %d, of the cells %d", stream, hub, cells)
+		}
+	}
+	if hub := last["hub/REGISTRATION"]; hub != nodes || nodes != uint64(len(rep.Advisories["new"])) || rep.States.Present != nodes {
+		ts.Fatalf("the hub knows %d of %d nodes; %d are new and %d present", hub, nodes, len(rep.Advisories["new"]), rep.States.Present)
 	}
 	if len(rep.Errors) > 0 || rep.DeadLetters > 0 {
 		ts.Fatalf("%d dead letters, errors %q", rep.DeadLetters, rep.Errors)
@@ -185,8 +193,10 @@ type upReport struct {
 		}
 	}
 	Nodes []struct {
-		Acked, Failed uint64
+		Nodes, Published, Failed uint64
 	}
+	Advisories  map[string][]string
+	States      struct{ Present uint64 }
 	DeadLetters uint64 `json:"dead_letters"`
 	Errors      []string
 }
@@ -536,16 +546,16 @@ func TestRunSaysWhenItIsReady(t *testing.T) {
 		return start(t, "weir", "run", "deploy/laptop.yaml", "--overlay", "mt-1", "--store", store)
 	}
 	a := run()
-	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=5 streams, 5 of them made; active: raise,life,orders; standing by: none") {
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=6 streams, 6 of them made; active: adapt,hear,thin,age,raise,life,orders; standing by: none") {
 		t.Errorf("the first copy says %q", got)
 	}
 	b := run()
-	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=5 streams, 0 of them made; active: none; standing by: raise,life,orders") {
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=6 streams, 0 of them made; active: adapt,hear; standing by: thin,age,raise,life,orders") {
 		t.Errorf("the second copy says %q", got)
 	}
 	for p, want := range map[*process]string{
-		a: `msg="overlay is ready" overlay=mt-1 streams_made=5 streams_found=0 stages_active=raise,life,orders stages_standing_by=none`,
-		b: `msg="overlay is ready" overlay=mt-1 streams_made=0 streams_found=5 stages_active=none stages_standing_by=raise,life,orders`,
+		a: `msg="overlay is ready" overlay=mt-1 streams_made=6 streams_found=0 stages_active=adapt,hear,thin,age,raise,life,orders stages_standing_by=none`,
+		b: `msg="overlay is ready" overlay=mt-1 streams_made=0 streams_found=6 stages_active=adapt,hear stages_standing_by=thin,age,raise,life,orders`,
 	} {
 		eventually(t, "a line says that it is ready", func() bool { return strings.Contains(p.out.String(), want) })
 	}
