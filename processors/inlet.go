@@ -2,6 +2,7 @@ package processors
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -49,11 +50,13 @@ type Inlet struct {
 type inlet struct {
 	Inlet
 	feed    streams.Feed
+	filter  string // of subjects; "" is all
 	lost    uint64 // of the feed, that is counted already
 	out     []streams.Msg
 	dead    []streams.Msg
 	sent    []streams.Msg // on its way
 	letters []streams.Msg // likewise
+	left    int           // messages that were taken when there was no time for them
 	storing chan error    // gives the outcome of what is on its way; nil when that is nothing
 }
 
@@ -81,6 +84,9 @@ func (s Inlet) Run(ctx context.Context) error {
 	}
 	warn(s.Processor, s.Log)
 	r := &inlet{Inlet: s, feed: feed}
+	if sel, ok := s.Processor.(Selector); ok {
+		r.filter = sel.Select().Filter
+	}
 	work, stop := graceful(ctx, s.Grace)
 	defer stop()
 	stopped := make(chan error, 1)
@@ -115,6 +121,7 @@ func (r *inlet) loop(ctx context.Context) error {
 		case errors.Is(err, io.EOF):
 			return r.wait()
 		case ctx.Err() != nil:
+			r.left = len(msgs)
 			return context.Cause(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
 			if err := r.wait(); err != nil {
@@ -125,7 +132,9 @@ func (r *inlet) loop(ctx context.Context) error {
 			return err
 		}
 		for _, m := range msgs {
-			r.message(m)
+			if r.filter == "" || streams.Match(r.filter, m.Subject) {
+				r.message(m)
+			}
 		}
 		if err := r.send(ctx, msgs[len(msgs)-1].Time); err != nil {
 			return err
@@ -157,16 +166,12 @@ func (r *inlet) message(m streams.Msg) {
 	}
 	if err != nil {
 		d := deadLetter(r.Overlay, r.UID, m, err.Error(), r.Dead.Check)
-		name(&d, digest(m), 0, 1)
+		name(&d, r.id(""), 0, 1)
 		r.dead = append(r.dead, d)
 		return
 	}
 	for i := range out {
-		id := out[i].Header.Get(streams.HeaderID)
-		if id == "" {
-			id = digest(m)
-		}
-		name(&out[i], id, i, len(out))
+		name(&out[i], r.id(out[i].Header.Get(streams.HeaderID)), i, len(out))
 		r.out = append(r.out, out[i])
 	}
 }
@@ -182,12 +187,15 @@ func name(m *streams.Msg, id string, i, n int) {
 	m.Header[streams.HeaderMsgID] = []string{id}
 }
 
-// digest is the id of a message that has none.
-func digest(m streams.Msg) string {
-	h := sha256.New()
-	_, _ = io.WriteString(h, m.Subject+"\x00") // a hash does not fail
-	_, _ = h.Write(m.Data)
-	return hex.EncodeToString(h.Sum(nil)[:16])
+// id is that of an event as this stage tells it to a stream: another stage may
+// tell the same stream of the same event. What has none is like nothing else,
+// also when it says the same.
+func (r *inlet) id(event string) string {
+	if event == "" {
+		return rand.Text()
+	}
+	sum := sha256.Sum256([]byte(r.UID + "\x00" + event))
+	return hex.EncodeToString(sum[:16])
 }
 
 // send begins to store what is queued, once what was sent before is stored.
@@ -200,9 +208,9 @@ func (r *inlet) send(ctx context.Context, newest time.Time) error {
 	storing := make(chan error, 1)
 	r.storing = storing
 	go func() {
-		err := r.store(ctx, r.Dead, r.letters, "dead letters")
+		err := r.store(ctx, r.Dead, &r.letters, "dead letters")
 		if err == nil {
-			err = r.store(ctx, r.To, r.sent, "target")
+			err = r.store(ctx, r.To, &r.sent, "target")
 		}
 		if errors.Is(err, streams.ErrRefused) {
 			err = r.apart(ctx)
@@ -244,17 +252,26 @@ func (r *inlet) wait() error {
 
 // store stores messages, however long it takes, until ctx ends. It may repeat
 // what was stored: the stream knows it by its id.
-func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.Msg, what string) error {
-	if len(msgs) == 0 {
-		return nil
-	}
+func (r *inlet) store(ctx context.Context, to streams.Appender, msgs *[]streams.Msg, what string) error {
 	var wait backoff
-	for {
-		err := to.Append(ctx, msgs)
+	for len(*msgs) > 0 {
+		err := to.Append(ctx, *msgs)
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil || errors.Is(err, streams.ErrRefused) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		var changed bool
+		if to == r.Dead {
+			changed = r.shorten()
+		} else {
+			var ferr error
+			if changed, ferr = r.refuse(ctx); ferr != nil {
+				return ferr
+			}
+		}
+		if errors.Is(err, streams.ErrRefused) && !changed {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		r.Metrics.Retries.Add(1)
@@ -274,27 +291,70 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs []streams.M
 // apart stores one by one what the stream has refused together: only what it
 // refuses alone becomes a dead letter.
 func (r *inlet) apart(ctx context.Context) error {
-	stored, letters := r.sent[:0], len(r.letters)
-	for _, m := range r.sent {
-		err := r.store(ctx, r.To, []streams.Msg{m}, "target")
+	all, stored := r.sent, []streams.Msg(nil)
+	for _, m := range all {
+		r.sent = []streams.Msg{m}
+		err := r.store(ctx, r.To, &r.sent, "target")
 		switch {
 		case err == nil:
-			stored = append(stored, m)
+			stored = append(stored, r.sent...)
 		case errors.Is(err, streams.ErrRefused):
-			d := deadLetter(r.Overlay, r.UID, m, err.Error(), r.Dead.Check)
-			name(&d, digest(m), 0, 1)
-			r.letters = append(r.letters, d)
+			r.letters = append(r.letters, r.letter(m, err))
 		default:
+			r.sent = all
 			return err
 		}
 	}
 	r.sent = stored
-	return r.store(ctx, r.Dead, r.letters[letters:], "dead letters")
+	// Those that are stored already are known by their ids.
+	return r.store(ctx, r.Dead, &r.letters, "dead letters")
+}
+
+// letter is the dead letter of an output that the target does not take.
+func (r *inlet) letter(m streams.Msg, why error) streams.Msg {
+	d := deadLetter(r.Overlay, r.UID, m, why.Error(), r.Dead.Check)
+	name(&d, m.Header.Get(streams.HeaderMsgID), 0, 1)
+	return d
+}
+
+// refuse makes dead letters of outputs that the target will never take after all:
+// its limits are known once it was asked, and may change. It says whether there
+// were any.
+func (r *inlet) refuse(ctx context.Context) (some bool, err error) {
+	taken, n := r.sent[:0], len(r.letters)
+	for _, m := range r.sent {
+		if err := r.To.Check(m); err != nil {
+			r.letters = append(r.letters, r.letter(m, err))
+			continue
+		}
+		taken = append(taken, m)
+	}
+	clear(r.sent[len(taken):])
+	r.sent = taken
+	if len(r.letters) == n {
+		return false, nil
+	}
+	// Those that are stored already are known by their ids.
+	return true, r.store(ctx, r.Dead, &r.letters, "dead letters")
+}
+
+// shorten leaves the payload out of dead letters that turn out to be too large,
+// and says whether there were any.
+func (r *inlet) shorten() (some bool) {
+	for i, d := range r.letters {
+		if r.Dead.Check(d) == nil {
+			continue
+		}
+		r.letters[i] = withoutPayload(deadSpace(r.Overlay, r.UID), d.Header.Get(streams.HeaderSubject), d.Header.Get(streams.HeaderReason), len(d.Data))
+		name(&r.letters[i], d.Header.Get(streams.HeaderMsgID), 0, 1)
+		some = true
+	}
+	return some
 }
 
 // abandon counts what has come and was not stored.
 func (r *inlet) abandon(ctx context.Context) int {
-	n := len(r.sent) + len(r.letters) + len(r.out) + len(r.dead)
+	n := r.left + len(r.sent) + len(r.letters) + len(r.out) + len(r.dead)
 	for {
 		msgs, err := r.feed.Next(ctx) // it ends: the feed is stopped
 		n += len(msgs)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -19,7 +20,8 @@ import (
 type entry struct {
 	*testing.T
 	b       *memory.Broker
-	limit   int // bytes of the buffer
+	limit   int    // bytes of the buffer
+	uid     string // of the stage
 	metrics processors.Metrics
 	wrap    func(streams.Appender) streams.Appender // around the target
 }
@@ -27,7 +29,7 @@ type entry struct {
 func entered(t *testing.T, test func(*entry)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		e := &entry{T: t, b: memory.New(time.Now), limit: 1 << 20}
+		e := &entry{T: t, b: memory.New(time.Now), limit: 1 << 20, uid: "adapt"}
 		if err := e.b.Ensure(t.Context(), streams.Spec{Name: "DEAD", Subjects: []string{"dead.>"}}); err != nil {
 			t.Fatal(err)
 		}
@@ -46,9 +48,9 @@ func (e *entry) stream(limit int64) {
 // start runs an inlet until the function that it returns is called.
 func (e *entry) start(p processors.Processor) (stop func() error) {
 	in := processors.Inlet{
-		Overlay: "cell", UID: "adapt", Processor: p, Metrics: &e.metrics,
-		From: func() (streams.Feed, error) { return e.b.Feed("in.>", "adapt", e.limit) },
-		To:   e.b.Appender("OUT", "out.>"), Dead: e.b.Appender("DEAD", "dead.cell.adapt.>"),
+		Overlay: "cell", UID: e.uid, Processor: p, Metrics: &e.metrics,
+		From: func() (streams.Feed, error) { return e.b.Feed("in.>", e.uid, e.limit) },
+		To:   e.b.Appender("OUT", "out.>"), Dead: e.b.Appender("DEAD", "dead.cell."+e.uid+".>"),
 	}
 	if e.wrap != nil {
 		in.To = e.wrap(in.To)
@@ -115,8 +117,8 @@ func TestInletStoresWhatCame(t *testing.T) {
 	})
 }
 
-// TestInletStoresCopiesOnce: what was sent twice, or stored by a write whose
-// outcome was not known, is there once.
+// TestInletStoresCopiesOnce: what has an id is there once; what has none may say
+// the same as another and is there as often as it was sent.
 func TestInletStoresCopiesOnce(t *testing.T) {
 	entered(t, func(e *entry) {
 		e.stream(0)
@@ -131,7 +133,7 @@ func TestInletStoresCopiesOnce(t *testing.T) {
 		for _, m := range e.b.All("OUT") {
 			got[string(m.Data)]++
 		}
-		if fmt.Sprint(got) != "map[#1:1 a:1 b:1 c:1 x:1]" {
+		if fmt.Sprint(got) != "map[#1:1 a:3 b:2 c:2 x:1]" {
 			t.Errorf("stored %v", got)
 		}
 	})
@@ -223,5 +225,100 @@ func TestInletSetsApartWhatIsRefused(t *testing.T) {
 		if m := &e.metrics; m.Out.Load() != 3 || m.Dead.Load() != 3 || m.Lost.Load() != 0 {
 			t.Errorf("out %d, dead %d, lost %d", m.Out.Load(), m.Dead.Load(), m.Lost.Load())
 		}
+	})
+}
+
+// TestInletsDoNotTakeEachOthersIDs: two stages by which the same event enters
+// have both something to say about it.
+func TestInletsDoNotTakeEachOthersIDs(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		one := e.start(words{})
+		e.uid = "other"
+		two := e.start(words{})
+		e.send("bad", "a", "#1")
+		for _, stop := range []func() error{one, two} {
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, dead := len(e.b.All("OUT")), len(e.b.All("DEAD")); out != 4 || dead != 2 {
+			t.Errorf("%d outputs and %d letters, want 4 and 2", out, dead)
+		}
+	})
+}
+
+// TestInletLearnsTheLimitLater: what is too large for a stream that was not there
+// yet when it came does not hold up the others (D5).
+func TestInletLearnsTheLimitLater(t *testing.T) {
+	entered(t, func(e *entry) {
+		stop := e.start(words{})
+		e.send("one", strings.Repeat("x", 500), "two")
+		time.Sleep(time.Second)
+		err := e.b.Ensure(e.Context(), streams.Spec{Name: "OUT", Subjects: []string{"out.>"}, MaxMsgSize: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		e.want("OUT", "one", "two")
+		e.want("DEAD", strings.Repeat("x", 500))
+		if m := &e.metrics; m.Out.Load() != 2 || m.Dead.Load() != 1 || m.Lost.Load() != 0 {
+			t.Errorf("out %d, dead %d, lost %d", m.Out.Load(), m.Dead.Load(), m.Lost.Load())
+		}
+	})
+}
+
+// late is a feed that gives something at the very end of the inlet.
+type late struct{ n int }
+
+func (f *late) Next(ctx context.Context) ([]streams.Msg, error) {
+	if f.n++; f.n > 1 {
+		return nil, io.EOF
+	}
+	<-ctx.Done()
+	return []streams.Msg{{Subject: "in.x", Data: []byte("two words")}}, nil
+}
+
+func (f *late) Lost() uint64 { return 0 }
+func (f *late) Stop() error  { return nil }
+
+// TestInletCountsWhatComesLast: what was taken when the grace had ended is counted.
+func TestInletCountsWhatComesLast(t *testing.T) {
+	entered(t, func(e *entry) {
+		ctx, cancel := context.WithCancel(e.Context())
+		cancel()
+		in := processors.Inlet{
+			Overlay: "cell", UID: "adapt", Processor: words{}, Metrics: &e.metrics, Grace: 1,
+			From: func() (streams.Feed, error) { return &late{}, nil },
+			To:   e.b.Appender("OUT", "out.>"), Dead: e.b.Appender("DEAD", "dead.cell.adapt.>"),
+		}
+		if err := in.Run(ctx); err == nil {
+			t.Error("it ended as if all were stored")
+		}
+		if n := e.metrics.Lost.Load(); n != 1 {
+			t.Errorf("%d lost, want 1", n)
+		}
+	})
+}
+
+// choosy is words that selects what it is given.
+type choosy struct{ words }
+
+func (choosy) Select() processors.Selection { return processors.Selection{Filter: "in.y.>"} }
+
+func TestInletGivesWhatIsSelected(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		stop := e.start(choosy{})
+		e.send("one", "bad")
+		e.b.Send(streams.Msg{Subject: "in.y.z", Data: []byte("two")})
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		e.want("OUT", "two")
+		e.want("DEAD")
 	})
 }

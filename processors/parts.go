@@ -23,7 +23,10 @@ type part struct {
 
 const (
 	partBytes = 256 << 10 // the most that is stored under one key
-	clearMost = 8         // keys that are removed after one snapshot, which no message has to wait for long
+	mostParts = 1000      // kept before all of the state is saved at once: lives were too short for a whole part
+	// clearMore is how many keys are removed after a snapshot, beside as many as it
+	// has stored: few, because messages wait for it.
+	clearMore = 8
 )
 
 // parts is the state of a processor as it is stored. Each run gives its parts
@@ -59,7 +62,7 @@ func (p *parts) restore(ctx context.Context, r *run, to Snapshotter) error {
 			value = append(value, piece...)
 		}
 		if len(value) != part.Size {
-			return fmt.Errorf("%d bytes of a part are stored, want %d: %w", len(value), part.Size, streams.ErrLost)
+			return p.missing(ctx, r, len(value), part.Size)
 		}
 		if err := to.Restore(value); err != nil {
 			return err
@@ -72,15 +75,30 @@ func (p *parts) restore(ctx context.Context, r *run, to Snapshotter) error {
 	return nil
 }
 
+// missing says why a part is not there: either a copy that is still at work has
+// saved once more and removed it, or it is lost.
+func (p *parts) missing(ctx context.Context, r *run, have, want int) error {
+	_, rev, err := r.State.Load(ctx, StateKey(r.UID))
+	if err != nil {
+		return err
+	}
+	if rev != r.rev {
+		return streams.ErrFenced
+	}
+	return fmt.Errorf("%d bytes of a part are stored, want %d: %w", have, want, streams.ErrLost)
+}
+
 // add stores the next part. Nothing refers to it until the record is saved.
 func (p *parts) add(ctx context.Context, r *run, from Snapshotter) error {
 	whole := true
 	var value []byte
 	var err error
-	if inc, ok := from.(Incremental); ok {
-		value, whole, err = inc.Changes()
-	} else {
+	inc, ok := from.(Incremental)
+	all := !ok || len(p.kept) >= mostParts
+	if all {
 		value, err = from.Snapshot()
+	} else {
+		value, whole, err = inc.Changes()
 	}
 	if err != nil {
 		return err
@@ -94,19 +112,16 @@ func (p *parts) add(ctx context.Context, r *run, from Snapshotter) error {
 		}
 		next.Keys = append(next.Keys, key)
 	}
-	if whole {
-		last := -1
-		for i, part := range p.kept {
-			if part.Whole {
-				last = i
-			}
+	n := 0 // parts that are of no use any more
+	for i, part := range p.kept {
+		if all || whole && part.Whole {
+			n = i + 1
 		}
-		for _, part := range p.kept[:last+1] {
-			p.dropped = append(p.dropped, part.Keys...)
-		}
-		p.kept = slices.Delete(slices.Clone(p.kept), 0, last+1)
 	}
-	p.kept = append(slices.Clip(p.kept), next)
+	for _, part := range p.kept[:n] {
+		p.dropped = append(p.dropped, part.Keys...)
+	}
+	p.kept = append(slices.Clone(p.kept[n:]), next)
 	r.Metrics.SnapshotBytes.Store(uint64(p.size()))
 	return nil
 }
@@ -128,7 +143,7 @@ func (p *parts) store(ctx context.Context, r *run, key string, piece []byte) err
 		if errors.Is(err, streams.ErrFenced) {
 			return err
 		}
-		r.Metrics.Retries.Add(1)
+		r.retrySave(wait, err)
 		if err := wait.sleep(ctx); err != nil {
 			return err
 		}
@@ -146,7 +161,11 @@ func (p *parts) size() int {
 // clear removes some of what no record names. What is left behind by a failure
 // is removed after the next start.
 func (p *parts) clear(ctx context.Context, r *run) {
-	n := min(len(p.dropped), clearMost)
+	n := clearMore
+	if last := len(p.kept) - 1; last >= 0 {
+		n += len(p.kept[last].Keys)
+	}
+	n = min(len(p.dropped), n)
 	if n == 0 {
 		return
 	}

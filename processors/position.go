@@ -396,7 +396,7 @@ func (r *run) save(ctx context.Context) error {
 		if ctx.Err() != nil || errors.Is(err, streams.ErrFenced) || errors.Is(err, streams.ErrRefused) {
 			return fmt.Errorf("saving the snapshot: %w", err)
 		}
-		r.Metrics.Retries.Add(1)
+		r.retrySave(wait, err)
 		if err := wait.sleep(ctx); err != nil {
 			return fmt.Errorf("saving the snapshot: %w", err)
 		}
@@ -411,5 +411,13 @@ func (r *run) save(ctx context.Context) error {
 		if rev != r.rev {
 			return fmt.Errorf("saving the snapshot: %w", streams.ErrFenced)
 		}
+	}
+}
+
+// retrySave counts a save whose outcome is not known, and tells of the first.
+func (r *run) retrySave(wait backoff, err error) {
+	r.Metrics.Retries.Add(1)
+	if wait.n == 0 {
+		r.Log.Warn("the snapshot is not taken, trying again", "error", err)
 	}
 }

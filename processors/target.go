@@ -265,13 +265,16 @@ func (r *run) letter(m streams.Msg, reason string, o streams.Origin) {
 	r.dead.add(d, o, m.EventTime().UTC().Format(time.RFC3339Nano))
 }
 
+// deadSpace begins the subjects of a stage's dead letters.
+func deadSpace(overlay, uid string) string { return "dead." + overlay + "." + uid + "." }
+
 // deadLetter is what becomes of a message that a stage cannot handle. If check
 // would not take it with its payload, it only tells what it was.
 func deadLetter(overlay, uid string, m streams.Msg, reason string, check func(streams.Msg) error) streams.Msg {
 	if len(reason) > maxReason {
 		reason = reason[:maxReason]
 	}
-	space := "dead." + overlay + "." + uid + "."
+	space := deadSpace(overlay, uid)
 	d := streams.Msg{Subject: space + m.Subject, Header: m.Header.Forward(), Data: m.Data}
 	d.Header[streams.HeaderReason] = []string{printable(reason)}
 	d.Header[streams.HeaderSubject] = []string{printable(m.Subject)}
@@ -281,9 +284,14 @@ func deadLetter(overlay, uid string, m streams.Msg, reason string, check func(st
 	if check(d) == nil {
 		return d
 	}
+	return withoutPayload(space, m.Subject, reason, len(m.Data))
+}
+
+// withoutPayload is the dead letter of a message that is too large for one.
+func withoutPayload(space, subject, reason string, size int) streams.Msg {
 	return streams.Msg{Subject: space + "_oversized", Header: streams.Header{
-		streams.HeaderReason:  {printable(fmt.Sprintf("%s (payload of %d bytes and header left out, too large)", reason, len(m.Data)))},
-		streams.HeaderSubject: {printable(m.Subject)},
+		streams.HeaderReason:  {printable(fmt.Sprintf("%s (payload of %d bytes and header left out, too large)", reason, size))},
+		streams.HeaderSubject: {printable(subject)},
 	}}
 }
 

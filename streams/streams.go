@@ -184,7 +184,8 @@ type Feed interface {
 // the stream leaves out a message whose id, in the field [HeaderMsgID], it has
 // stored within its window for duplicates. Calls must not overlap, but for Check.
 type Appender interface {
-	// Check says why the stream would never take a message.
+	// Check says why the stream would never take a message, by the limits that
+	// the last Append has read; before the first, by those of the broker alone.
 	Check(m Msg) error
 	// Append stores messages in their order and returns when all are stored. After
 	// any error a prefix of them may be, and Append may be called with all of

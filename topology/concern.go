@@ -211,7 +211,8 @@ func (v value) spec(s *streams.Spec) bool {
 	return ok
 }
 
-// validSubjects says whether a stream may store the subjects of a pattern.
+// validSubjects says whether a stream may store the subjects of a pattern, or a
+// stage by which events enter read them.
 func validSubjects(p string) error {
 	if err := streams.ValidPattern(p); err != nil {
 		return err

@@ -228,8 +228,8 @@ func (d *decoder) source(o *Overlay, from *Endpoint) func(value) {
 				if !ok {
 					return
 				}
-				if err := streams.ValidPattern(s); err != nil {
-					v.report(cSubject, err.Error(), "write subjects as a.b, a.* or a.>")
+				if err := validSubjects(s); err != nil {
+					v.report(cSubject, err.Error(), "write subjects as a.b, a.* or a.>, beginning with a word")
 					return
 				}
 				from.Subject = s

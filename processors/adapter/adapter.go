@@ -25,7 +25,7 @@ const (
 	// HeaderID is equal for copies of one message and for no others: 32
 	// hexadecimal digits, made of the sender and the id that it gave the message.
 	// Nobody can take the id of another sender's message.
-	HeaderID = "Weir-Id"
+	HeaderID = streams.HeaderID
 	// HeaderVerified is the organization whose issuer stands behind the sender.
 	HeaderVerified = "Weir-Verified"
 	// HeaderUnverified says why nobody stands behind the sender.

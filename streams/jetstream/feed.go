@@ -36,11 +36,12 @@ type feed struct {
 	out     []streams.Msg // returned by the last Next
 	more    chan struct{}
 
-	mu      sync.Mutex
-	buf     []streams.Msg
-	bytes   int
-	lost    uint64
-	stopped bool
+	mu       sync.Mutex
+	buf      []streams.Msg
+	bytes    int
+	lost     uint64
+	stopping bool // the subscription may have ended, and the last message be on its way
+	stopped  bool
 }
 
 // receive runs in the goroutine of the subscription.
@@ -66,6 +67,7 @@ func (f *feed) wake() {
 
 func (f *feed) Next(ctx context.Context) ([]streams.Msg, error) {
 	for {
+		valid := f.sub.IsValid() // before it is known whether Stop has ended it
 		f.mu.Lock()
 		n := min(len(f.buf), feedMsgs)
 		clear(f.out)
@@ -77,14 +79,14 @@ func (f *feed) Next(ctx context.Context) ([]streams.Msg, error) {
 		for i := range f.out {
 			f.bytes -= f.out[i].Size()
 		}
-		stopped := f.stopped
+		stopping, stopped := f.stopping, f.stopped
 		f.mu.Unlock()
 		switch {
 		case n > 0:
 			return f.out, nil
 		case stopped:
 			return nil, io.EOF
-		case !f.sub.IsValid():
+		case !valid && !stopping:
 			return nil, fmt.Errorf("subject %s: %w", f.subject, nats.ErrConnectionClosed)
 		}
 		select {
@@ -105,6 +107,9 @@ func (f *feed) Lost() uint64 {
 // Stop waits until the broker has sent what it had for this feed, so that
 // another copy gets all that comes later.
 func (f *feed) Stop() error {
+	f.mu.Lock()
+	f.stopping = true
+	f.mu.Unlock()
 	err := f.sub.Drain()
 	if err == nil {
 		closed := f.sub.StatusChanged(nats.SubscriptionClosed)

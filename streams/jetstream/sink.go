@@ -59,7 +59,7 @@ func (k *sink) Last(ctx context.Context) (streams.Position, error) {
 		return streams.Position{}, err
 	}
 	p := streams.Position{Found: found, Seq: m.Seq, End: info.Last, First: info.First, Alone: k.alone}
-	k.limit.Store(k.d.limit(int(r.Config.MaxMsgSize)))
+	k.limit.Store(k.d.limit(r.Config.MaxMsgSize))
 	if found {
 		if p.Origin, err = origin(k.stream, m); err != nil {
 			return streams.Position{}, err
@@ -167,6 +167,7 @@ func (k *sink) Publish(ctx context.Context, msgs []streams.Msg) (uint64, error) 
 	}
 	k.armed = false
 	k.buf = append(k.buf[:0], msgs...)
+	defer func() { clear(k.buf) }()
 	for i := range k.buf {
 		k.buf[i].Subject = k.prefix + k.buf[i].Subject
 	}

@@ -75,8 +75,10 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 		{"a feed yields what is sent", (*suite).feed},
 		{"feeds of a queue share", (*suite).sharedFeed},
 		{"a full feed counts what it loses", (*suite).fullFeed},
+		{"a feed that is read while it stops ends well", (*suite).stoppedFeed},
 		{"an appender leaves out what is stored", (*suite).appender},
 		{"an appender stores a prefix", (*suite).appenderPrefix},
+		{"an appender knows what it will never store once it was asked to", (*suite).appenderLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -723,6 +725,32 @@ func (s *suite) fullFeed() {
 	}
 }
 
+func (s *suite) stoppedFeed() {
+	for range 50 {
+		f, err := s.Feed("live.>", "q", 1<<20)
+		s.ok(err)
+		s.Send(streams.Msg{Subject: "live.x"})
+		stopped := make(chan error, 1)
+		go func() { stopped <- f.Stop() }()
+		n := 0
+		short, cancel := context.WithCancel(s.ctx)
+		for cancel(); ; { // it looks without waiting
+			msgs, err := f.Next(short)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil && !errors.Is(err, context.Canceled) {
+				s.Fatalf("while it stopped: %v", err)
+			}
+			n += len(msgs)
+		}
+		s.ok(<-stopped)
+		if n != 1 {
+			s.Fatalf("%d messages, want 1", n)
+		}
+	}
+}
+
 // named is a message with an id.
 func named(id string) streams.Msg {
 	return streams.Msg{Subject: "shared.x", Header: streams.Header{streams.HeaderMsgID: {id}}, Data: []byte(id)}
@@ -790,5 +818,22 @@ func (s *suite) appenderPrefix() {
 	s.ok(a.Close())
 	if info, err := s.Source("SMALL", "", "").Info(s.ctx); err != nil || info.Msgs != 3 {
 		s.Errorf("%d messages stored (%v), want the 3 that were not", info.Msgs, err)
+	}
+}
+
+func (s *suite) appenderLimit() {
+	a := s.Appender("SHARED", "shared.>")
+	large := named("large")
+	large.Data = make([]byte, 80<<10)
+	if err := a.Append(s.ctx, []streams.Msg{named("a"), large, named("b")}); err == nil {
+		s.Error("more than the stream takes was stored")
+	}
+	if err := a.Check(large); err == nil {
+		s.Error("it does not say what is wrong")
+	}
+	s.ok(a.Append(s.ctx, []streams.Msg{named("a"), named("b")}))
+	s.ok(a.Close())
+	if info, err := s.Source("SHARED", "", "").Info(s.ctx); err != nil || info.Msgs != 2 {
+		s.Errorf("%d messages stored (%v), want 2", info.Msgs, err)
 	}
 }

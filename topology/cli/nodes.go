@@ -107,7 +107,7 @@ func (m *machine) killNodes(ctx context.Context) {
 		sims = append(sims, p.members[len(p.members)-1])
 	}
 	for i, one := range sims {
-		one.kill((m.upOptions.kill + len(sims) - 1 - i) / len(sims))
+		one.kill((m.kill + len(sims) - 1 - i) / len(sims))
 	}
 }
 
