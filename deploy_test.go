@@ -558,3 +558,30 @@ func TestEveryTopologyIsStarted(t *testing.T) {
 		t.Errorf("(-started +there):\n%s", diff)
 	}
 }
+
+// TestReadmeTopology: the topology that the README shows is one.
+func TestReadmeTopology(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "\n    topology: acme\n")
+	if !ok {
+		t.Fatal("the README shows no topology")
+	}
+	shown := "topology: acme\n"
+	for line := range strings.Lines(rest) {
+		indented, ok := strings.CutPrefix(line, "    ")
+		if !ok {
+			break
+		}
+		shown += indented
+	}
+	kinds, err := builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, findings := topology.Read("README.md", []byte(shown), kinds); len(findings) > 0 {
+		t.Error(findings.Error())
+	}
+}

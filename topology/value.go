@@ -153,12 +153,32 @@ func (v value) text() (string, bool) {
 	case *ast.StringNode, *ast.LiteralNode:
 		return v.fill(s), true
 	}
+	if s, ok := torn(v.node); ok {
+		return v.fill(s), true
+	}
 	fix := ""
 	if ok && !v.null() {
 		fix = fmt.Sprintf("put quotes around it: %q", s)
 	}
 	v.want("text", fix)
 	return "", false
+}
+
+// torn mends a text with a colon in it, such as a URL with a port, which the
+// parser takes for a mapping when it stands in brackets or braces: after the
+// colon of a mapping there is white space.
+func torn(n ast.Node) (string, bool) {
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) == 1 {
+		n = m.Values[0]
+	}
+	e, ok := n.(*ast.MappingValueNode)
+	if !ok || e.Value == nil || e.Start == nil {
+		return "", false
+	}
+	key, isText := scalarText(e.Key)
+	value, isScalar := scalarText(e.Value)
+	colon, at := e.Start.Position, e.Value.GetToken().Position
+	return key + ":" + value, isText && isScalar && colon.Line == at.Line && colon.Column+1 == at.Column
 }
 
 // fill fills in the placeholders of a text.
