@@ -221,7 +221,7 @@ func TestInletSetsApartWhatIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.want("OUT", "one", "two", "three")
-		e.want("DEAD", "bad", "refused")
+		e.want("DEAD", "bad", "refused", "refused")
 		if m := &e.metrics; m.Out.Load() != 3 || m.Dead.Load() != 3 || m.Lost.Load() != 0 {
 			t.Errorf("out %d, dead %d, lost %d", m.Out.Load(), m.Dead.Load(), m.Lost.Load())
 		}
