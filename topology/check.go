@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -15,6 +16,13 @@ import (
 // snapshotWindow is how much a target must remember so that a stage finds its
 // newest output there whenever it starts: several snapshots and a restart.
 const snapshotWindow = 10 * time.Minute
+
+// Windows in which a stream leaves out copies: what is enough where events enter,
+// for the outages that people mend while they look at them, and JetStream's own.
+const (
+	copiesWindow  = 15 * time.Minute
+	defaultWindow = 2 * time.Minute
+)
 
 // mustKeep lists the streams whose messages are never dropped unsent.
 var mustKeep = []string{"AUDIT", "JOBS"} //nolint:gochecknoglobals // a table
@@ -468,8 +476,12 @@ func (c *check) types(w *wire) {
 // promises checks what exactly-once and the protection of sources ask of the
 // two ends (D2).
 func (c *check) promises(w *wire) {
-	if w.from.entry {
-		return // they begin behind it
+	if w.from.entry { // they begin behind it
+		if d := w.to.spec.Duplicates; d < copiesWindow {
+			c.report(cWindow, w.stage.To.Pos, w.overlay, fmt.Sprintf("events enter %s by stage %s, and it knows copies for %s", w.to, w.stage.Name, span(cmp.Or(d, defaultWindow))),
+				fmt.Sprintf("set duplicates: 30m for %s", w.to.spec.Name))
+		}
+		return
 	}
 	s, from, to := w.stage, w.from.spec, w.to.spec
 	if to.Memory {

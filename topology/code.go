@@ -84,6 +84,7 @@ const (
 	cUnbounded    = "T306"
 	cReplicas     = "T307"
 	cSingle       = "T308"
+	cWindow       = "T309"
 
 	cBroker  = "T401"
 	cURL     = "T402"
@@ -144,6 +145,7 @@ var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cUnbounded, Warning, "A stream has no limit of age, bytes or messages, so it grows until the disk is full."},
 	{cReplicas, Error, "Replicas are 1, 3 or 5: an even number is lost as soon as the next lower one, and NATS knows no more than 5."},
 	{cSingle, Error, "An embedded broker is a single server and cannot hold more than one replica."},
+	{cWindow, Warning, "A stage by which events enter writes to a stream that knows copies for a short time only. After a longer outage of the stream, what was on its way when it began may be stored twice."},
 
 	{cBroker, Error, "The settings of a broker are incomplete or contradict each other."},
 	{cURL, Error, "The address of a broker is malformed."},
