@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/streams"
@@ -57,6 +59,7 @@ type inlet struct {
 	sent    []streams.Msg // on its way
 	letters []streams.Msg // likewise
 	left    int           // messages that were taken when there was no time for them
+	dropped uint64        // dead letters for which there was no room
 	storing chan error    // gives the outcome of what is on its way; nil when that is nothing
 }
 
@@ -144,6 +147,7 @@ func (r *inlet) loop(ctx context.Context) error {
 
 // count adds what the feed has lost since the last look.
 func (r *inlet) count() {
+	r.Metrics.Lag.Store(uint64(r.feed.Waiting()))
 	lost := r.feed.Lost()
 	if lost > r.lost {
 		r.Metrics.Lost.Add(lost - r.lost)
@@ -158,6 +162,7 @@ func (r *inlet) count() {
 func (r *inlet) message(m streams.Msg) {
 	r.Metrics.In.Add(1)
 	r.Metrics.InBytes.Add(uint64(m.Size()))
+	m.Header = foreign(m.Header)
 	out, err := r.Processor.Process(m)
 	for i := 0; err == nil && i < len(out); i++ {
 		if cerr := r.To.Check(out[i]); cerr != nil {
@@ -174,6 +179,23 @@ func (r *inlet) message(m streams.Msg) {
 		name(&out[i], r.id(out[i].Header.Get(streams.HeaderID)), i, len(out))
 		r.out = append(r.out, out[i])
 	}
+}
+
+// foreign is a header without the fields that only weir itself may set: nobody
+// has looked yet at what comes from outside.
+func foreign(h streams.Header) streams.Header {
+	const own = "weir-"
+	is := func(name string, _ []string) bool {
+		return len(name) >= len(own) && strings.EqualFold(name[:len(own)], own)
+	}
+	for name := range h {
+		if is(name, nil) {
+			h = h.Clone()
+			maps.DeleteFunc(h, is)
+			return h
+		}
+	}
+	return h
 }
 
 // name gives an output the id of its event, and its place when there are several.
@@ -262,6 +284,10 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs *[]streams.
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
+		if to == r.Dead && errors.Is(err, streams.ErrFull) {
+			r.drop(err)
+			return nil
+		}
 		var changed bool
 		if to == r.Dead {
 			changed = r.shorten()
@@ -308,6 +334,19 @@ func (r *inlet) apart(ctx context.Context) error {
 	r.sent = stored
 	// Those that are stored already are known by their ids.
 	return r.store(ctx, r.Dead, &r.letters, "dead letters")
+}
+
+// drop gives up dead letters that find no room: whoever can publish rubbish
+// must not be able to hold up the others with it. They are counted.
+func (r *inlet) drop(why error) {
+	if r.dropped == 0 {
+		r.Log.Error("no room for dead letters, which are dropped from now on", "error", why)
+	}
+	n := uint64(len(r.letters))
+	r.dropped += n
+	r.Metrics.Lost.Add(n)
+	clear(r.letters)
+	r.letters = r.letters[:0]
 }
 
 // letter is the dead letter of an output that the target does not take.

@@ -283,6 +283,7 @@ func (f *late) Next(ctx context.Context) ([]streams.Msg, error) {
 }
 
 func (f *late) Lost() uint64 { return 0 }
+func (f *late) Waiting() int { return 0 }
 func (f *late) Stop() error  { return nil }
 
 // TestInletCountsWhatComesLast: what was taken when the grace had ended is counted.
@@ -320,5 +321,57 @@ func TestInletGivesWhatIsSelected(t *testing.T) {
 		}
 		e.want("OUT", "two")
 		e.want("DEAD")
+	})
+}
+
+// TestInletIsNotHeldUpByRubbish: when there is no room for dead letters they are
+// dropped and counted, and what is good goes on.
+func TestInletIsNotHeldUpByRubbish(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		err := e.b.Ensure(e.Context(), streams.Spec{Name: "DEAD", Subjects: []string{"dead.>"}, MaxMsgs: 2, Discard: streams.DiscardNew})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := e.start(words{})
+		for range 10 {
+			e.send("bad", "good")
+			synctest.Wait()
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(e.b.All("OUT")); n != 10 {
+			t.Errorf("%d of 10 good ones stored", n)
+		}
+		if m := &e.metrics; m.Lost.Load() != 8 || len(e.b.All("DEAD")) != 2 {
+			t.Errorf("%d letters and %d lost, want 2 and 8", len(e.b.All("DEAD")), m.Lost.Load())
+		}
+	})
+}
+
+// keeps passes on what it is given, with its header.
+type keeps struct{}
+
+func (keeps) Process(m streams.Msg) ([]streams.Msg, error) {
+	return []streams.Msg{{Subject: "out.x", Header: m.Header.Clone(), Data: m.Data}}, nil
+}
+
+// TestInletBelievesNoHeader: what only weir says is not taken from outside.
+func TestInletBelievesNoHeader(t *testing.T) {
+	entered(t, func(e *entry) {
+		e.stream(0)
+		stop := e.start(keeps{})
+		e.b.Send(streams.Msg{Subject: "in.x", Header: streams.Header{
+			streams.HeaderTime: {"2038-01-19T03:14:07Z"}, streams.HeaderGap: {"1-2"}, "weir-hops": {"x"}, streams.HeaderID: {"y"}, "Other": {"z"},
+		}})
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		h := e.b.All("OUT")[0].Header
+		delete(h, streams.HeaderMsgID)
+		if len(h) != 1 || h.Get("Other") != "z" {
+			t.Errorf("stored with %v", h)
+		}
 	})
 }

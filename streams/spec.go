@@ -71,5 +71,17 @@ func Dead(overlay, uid string) string { return "dead." + overlay + "." + uid + "
 // before it could handle them. concern is the first token of the target's
 // subjects. No identity begins with "_", so no node can publish there.
 func GapSubject(concern, overlay, uid string) string {
-	return strings.Join([]string{concern, overlay, "_weir", "gap", uid}, ".")
+	return strings.Join([]string{concern, overlay, ownToken, "gap", uid}, ".")
+}
+
+// ownToken stands in place of an identity in the subjects of weir's own events.
+const ownToken = "_weir"
+
+// Own says that an event is one of weir's own, about streams and stages: its
+// third token is where others have the identity of a node.
+func Own(subject string) bool {
+	_, rest, _ := strings.Cut(subject, ".")
+	_, rest, _ = strings.Cut(rest, ".")
+	third, _, _ := strings.Cut(rest, ".")
+	return third == ownToken
 }

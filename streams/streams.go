@@ -176,6 +176,8 @@ type Feed interface {
 	Next(ctx context.Context) ([]Msg, error)
 	// Lost counts the messages that came while the buffer was full.
 	Lost() uint64
+	// Waiting is how many messages have come and were not taken.
+	Waiting() int
 	// Stop takes no further messages. Next returns those that are there.
 	Stop() error
 }

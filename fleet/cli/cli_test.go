@@ -41,12 +41,29 @@ type listener struct {
 
 func (l *listener) keep(m *nats.Msg) {
 	text := string(m.Data)
-	if c, err := schemas.DecodeInventoryContent(m.Data); err == nil {
+	if c, err := schemas.DecodeInventoryContent(registration(m.Data)); err == nil {
 		text = string(c.Data)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.texts[m.Subject] = append(l.texts[m.Subject], text)
+}
+
+// registration is what is inside of all envelopes, if there are any.
+func registration(b []byte) []byte {
+	t, err := schemas.DecodeTransport(b)
+	if err != nil {
+		return nil
+	}
+	s, err := schemas.DecodeSecureRequest(t.Data)
+	if err != nil {
+		return nil
+	}
+	r, err := schemas.DecodeRequest(s.Request)
+	if err != nil {
+		return nil
+	}
+	return r.Message
 }
 
 // take returns the next message at a subject.

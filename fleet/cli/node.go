@@ -125,8 +125,13 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
 	}
 	defer nc.Close()
+	collective := server.DefaultCollective
+	if len(f.Collectives) > 0 {
+		collective = f.Collectives[0]
+	}
 	n, err := server.New(server.Options{
-		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil), Log: log,
+		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil),
+		Wrap: server.RequestOf(f.Identity, collective), Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, rejected(err)

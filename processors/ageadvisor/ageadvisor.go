@@ -149,7 +149,7 @@ func (a *advisor) Process(m streams.Msg) ([]streams.Msg, error) {
 		return nil, fmt.Errorf("stored in the year %d, which no event can say", y)
 	}
 	key, ok := a.Key.Text(m, table.MaxKey)
-	ok = ok && m.Header.Get(streams.HeaderGap) == "" // an event of weir's own is nobody's
+	ok = ok && !streams.Own(m.Subject) // an event of weir's own is nobody's
 	leaves := false
 	if ok && a.goodbye != nil {
 		a.scope.Set(m)

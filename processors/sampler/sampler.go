@@ -135,7 +135,7 @@ func (s *sampler) passes(m streams.Msg) bool {
 	now := m.Time.UnixMicro()
 	s.forget(now)
 	key, ok := s.Key.Text(m, table.MaxKey)
-	if !ok || m.Header.Get(streams.HeaderGap) != "" { // an event of weir's own is nobody's
+	if !ok || streams.Own(m.Subject) { // an event of weir's own is nobody's
 		return true
 	}
 	next := passed{at: min(m.EventTime().UnixMicro(), now), size: uint32(len(m.Data))}

@@ -104,6 +104,12 @@ func (f *feed) Lost() uint64 {
 	return f.lost
 }
 
+func (f *feed) Waiting() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.buf)
+}
+
 // Stop waits until the broker has sent what it had for this feed, so that
 // another copy gets all that comes later.
 func (f *feed) Stop() error {

@@ -88,6 +88,12 @@ func (f *feed) Lost() uint64 {
 	return f.lost
 }
 
+func (f *feed) Waiting() int {
+	f.b.mu.Lock()
+	defer f.b.mu.Unlock()
+	return len(f.buf)
+}
+
 func (f *feed) Stop() error {
 	f.b.mu.Lock()
 	defer f.b.mu.Unlock()

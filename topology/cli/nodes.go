@@ -18,7 +18,6 @@ import (
 	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/server/config"
 	"github.com/weirhq/weir/fleet/server/direct"
-	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/topology"
@@ -89,6 +88,9 @@ func (m *machine) startNodes(ctx context.Context) (stop func() error, err error)
 			})
 		}
 	}
+	if n := len(m.nodes) * m.upOptions.nodes; m.kill > n {
+		return stop, rejected("--kill %d is more than the %d simulated nodes", m.kill, n)
+	}
 	if m.kill > 0 {
 		wg.Go(func() { m.killNodes(nodes) })
 	}
@@ -102,12 +104,10 @@ func (m *machine) killNodes(ctx context.Context) {
 		return
 	case <-time.After(m.killAfter):
 	}
-	var sims []member
-	for _, p := range m.nodes {
-		sims = append(sims, p.members[len(p.members)-1])
-	}
-	for i, one := range sims {
-		one.kill((m.kill + len(sims) - 1 - i) / len(sims))
+	for i, p := range m.nodes {
+		for _, one := range p.members {
+			one.kill((m.kill + len(m.nodes) - 1 - i) / len(m.nodes)) // this machine is not one to be killed
+		}
 	}
 }
 
@@ -135,13 +135,13 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 		}
 		return p, nc.Close, nil
 	}
-	gather := (&config.File{Facts: config.Facts{Machine: true}, Collectives: []string{collective}}).Gather(build(), nil)
+	gather := (&config.File{Facts: config.Facts{Machine: true}, Collectives: []string{server.DefaultCollective}}).Gather(build(), nil)
 	settings := server.Settings{Every: m.interval}
 	if first {
 		identity := thisMachine()
 		node, err := server.New(server.Options{
 			Identity: identity, Settings: settings, Conn: server.NATS{Conn: nc}, Gather: gather,
-			Wrap: func(body []byte) ([]byte, string, error) { return seal(identity, body) }, Log: m.log.With("overlay", s.overlay.Name, "node", identity),
+			Wrap: server.RequestOf(identity, server.DefaultCollective), Log: m.log.With("overlay", s.overlay.Name, "node", identity),
 		})
 		if err != nil {
 			return p, nc.Close, err
@@ -150,7 +150,8 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 	}
 	if m.upOptions.nodes > 0 {
 		sim, err := server.NewSimulation(ctx, server.SimulationOptions{
-			Prefix: "sim-" + s.overlay.Name, Nodes: m.upOptions.nodes, Settings: settings, Gather: gather, ChangeEvery: changeEvery, Wrap: seal,
+			Prefix: "sim-" + s.overlay.Name, Nodes: m.upOptions.nodes, Settings: settings, Gather: gather, ChangeEvery: changeEvery,
+			Wrap:    server.Request(server.DefaultCollective),
 			Connect: func(string) (server.Conn, func(), error) { return server.NATS{Conn: nc}, nil, nil },
 			Log:     m.log.With("overlay", s.overlay.Name),
 		})
@@ -167,17 +168,8 @@ func (p *population) add(n int, who member) {
 	p.members = append(p.members, who)
 }
 
-const (
-	collective  = "mcollective"    // in which nodes register
-	changeEvery = 10 * time.Minute // between two changes of the facts of a simulated node
-)
-
-// seal puts a registration into its envelopes. Nodes have no tokens yet, so it
-// is not signed.
-func seal(identity string, body []byte) (payload []byte, id string, err error) {
-	payload, err = trust.Seal(time.Now(), trust.Registration{Identity: identity, Collective: collective, Body: body})
-	return payload, "", err
-}
+// changeEvery is the mean time between two changes of the facts of a simulated node.
+const changeEvery = 10 * time.Minute
 
 // build is what Go recorded when it built the program.
 func build() schemas.BuildInfo {

@@ -108,6 +108,9 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 	if o.nodes < 0 || o.interval <= 0 || o.length < 0 || o.sample < 0 || o.warn < 0 || o.expire < 0 || o.kill < 0 || o.killAfter < 0 {
 		return emptyUp(), rejected("numbers and times must not be negative, and --register-every must be positive")
 	}
+	if o.kill > 0 && o.killAfter < o.interval {
+		return emptyUp(), rejected("--kill-after %v is before each node has registered, which takes --register-every %v", o.killAfter, o.interval)
+	}
 	path, text := "laptop.yaml", deploy.Laptop
 	if o.file != "" {
 		var err error
@@ -222,10 +225,17 @@ func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Write
 	if err == nil && m.length > 0 {
 		m.settle(running)
 	}
-	rep := m.report(running)
-	rep.Advisories = heard
+	at := m.report(running)
 	halt()
 	stages.Wait()
+	rep := m.report(context.WithoutCancel(ctx)) // what was lost at the end is in it
+	rep.Advisories, rep.States, rep.Seconds = heard, at.States, at.Seconds
+	for i, o := range at.Overlays {
+		rep.Overlays[i].Linked = o.Linked
+		for j := range min(len(o.Stages), len(rep.Overlays[i].Stages)) {
+			rep.Overlays[i].Stages[j].Active = o.Stages[j].Active
+		}
+	}
 	screen.last(rep)
 	return rep, err
 }
