@@ -1,12 +1,15 @@
 package topology_test
 
 import (
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
@@ -76,7 +79,7 @@ func TestSpecs(t *testing.T) {
 	landing := specs[3]
 	landing.Description, landing.Metadata = "", nil
 	if d := cmp.Diff(streams.Spec{
-		Name: "UP_mt-1_orders", Concern: "up", Schema: "io.weir.order.v1", Subjects: []string{"up.mt-1.orders.>"},
+		Name: "UP_mt-1_orders", Concern: "up", Schema: "any", Subjects: []string{"up.mt-1.orders.>"},
 		MaxBytes: topology.LandingBytes, MaxMsgSize: 64 << 10, Discard: streams.DiscardNew, Replicas: 3,
 	}, landing); d != "" {
 		t.Errorf("landing stream (-want +got):\n%s", d)
@@ -103,5 +106,26 @@ func TestLongestNamesFit(t *testing.T) {
 	}
 	if n := len(topology.Durable(long, long)); n > 255 {
 		t.Errorf("durable of %d bytes", n)
+	}
+}
+
+// TestSchemasOfStreamsExist: a format of our own that a stream names is published.
+func TestSchemasOfStreamsExist(t *testing.T) {
+	files, err := fs.Glob(streams.Files, "*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no streams: %v", err)
+	}
+	for _, name := range files {
+		text, err := fs.ReadFile(streams.Files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s struct{ Schema string }
+		if err := yaml.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := schemas.Lookup(s.Schema); strings.HasPrefix(s.Schema, "io.weir.") && !ok {
+			t.Errorf("%s names the format %s, which schemas does not publish", name, s.Schema)
+		}
 	}
 }

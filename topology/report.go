@@ -70,6 +70,7 @@ type StageReport struct {
 	Epoch       uint64  `json:"epoch"`
 	Lag         uint64  `json:"lag"`            // inputs stored and not handled
 	BehindSecs  float64 `json:"behind_seconds"` // age of the newest input handled, while there is a lag
+	NewestSecs  float64 `json:"newest_seconds"` // age of the newest input handled; 0 when there was none
 	SnapshotLen uint64  `json:"snapshot_bytes"`
 	Keys        uint64  `json:"keys,omitempty"`    // that the processor keeps something for
 	Refused     uint64  `json:"refused,omitempty"` // new keys that there was no room for
@@ -140,8 +141,11 @@ func (s *running) report() StageReport {
 	if f := s.failure.Load(); f != nil {
 		rep.LastError = *f
 	}
-	if at := m.Freshness.Load(); rep.Lag > 0 && at > 0 {
-		rep.BehindSecs = time.Since(time.Unix(0, at)).Seconds()
+	if at := m.Freshness.Load(); at > 0 {
+		rep.NewestSecs = max(0, time.Since(time.Unix(0, at)).Seconds())
+		if rep.Lag > 0 {
+			rep.BehindSecs = rep.NewestSecs
+		}
 	}
 	return rep
 }

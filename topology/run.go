@@ -262,6 +262,7 @@ func (r *Runner) superviseEntry(ctx context.Context, s *running) {
 			s.metrics.Errors.Add(1)
 			if forOperator(err) {
 				log.Error("stage needs an operator", "error", err)
+				wait = operatorWait
 			} else {
 				log.Warn("stage stopped, starting it again", "error", err)
 			}

@@ -89,7 +89,11 @@ func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 	since := time.Now()
 	told := l.Waits == nil
 	for first := true; ; first = false {
-		value, now, err := l.state.Load(ctx, l.key)
+		// A question that the end of a broker has swallowed must not hold up the
+		// takeover for longer than a lease does.
+		look, cancel := context.WithTimeout(ctx, l.ttl/3)
+		value, now, err := l.state.Load(look, l.key)
+		cancel()
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
@@ -99,7 +103,9 @@ func (l *Lease) acquire(ctx context.Context, held *Held) (uint64, error) {
 			}
 			if len(value) == 0 || string(value) == l.holder || time.Since(since) >= l.ttl {
 				sent := time.Now()
-				won, err := l.state.Save(ctx, l.key, []byte(l.holder), rev)
+				try, cancel := context.WithTimeout(ctx, l.ttl/3)
+				won, err := l.state.Save(try, l.key, []byte(l.holder), rev)
+				cancel()
 				if err == nil {
 					held.extend(sent, l.ttl)
 					return won, nil

@@ -68,7 +68,7 @@ func (s *state) Load(ctx context.Context, k string) ([]byte, uint64, error) {
 
 func (s *state) Save(ctx context.Context, k string, value []byte, revision uint64) (uint64, error) {
 	if limit := int(s.d.nc.MaxPayload()) - headroom; len(value) > limit {
-		return 0, fmt.Errorf("state %s: %d bytes are more than the broker takes (%d)", k, len(value), limit)
+		return 0, fmt.Errorf("state %s: %d bytes are more than the broker takes (%d): %w", k, len(value), limit, streams.ErrRefused)
 	}
 	if s.batch == nil {
 		b, err := s.d.newBatch(s.stream(), s.subject(">"))

@@ -182,8 +182,14 @@ func stageLine(st topology.StageReport) string {
 		return "active elsewhere, or starting"
 	}
 	line := fmt.Sprintf("%d in, %d out, lag %d", st.In, st.Out, st.Lag)
-	if st.Lag > 0 {
+	switch {
+	case st.Lag > 0:
 		line += fmt.Sprintf(" (%.0fs behind)", st.BehindSecs)
+	case st.NewestSecs > 0:
+		line += fmt.Sprintf(", newest %.0fs ago", st.NewestSecs)
+	}
+	if st.Lost > 0 {
+		line += fmt.Sprintf(", %d LOST", st.Lost)
 	}
 	if st.Dead > 0 {
 		line += fmt.Sprintf(", %d dead letters", st.Dead)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ What it stores is kept in the store, and the next start goes on from there.`,
 	fl.DurationVar(&o.interval, "register-every", 10*time.Second, "time between two registrations of a node")
 	fl.DurationVar(&o.length, "for", 0, "stop after this time")
 	fl.BoolVar(&o.asJSON, "json", false, "print one JSON document as the last line of output, also when it fails")
-	fl.StringVar(&o.record, "record", "", "append each acknowledged registration to this file, as JSON lines")
+	fl.StringVar(&o.record, "record", "", "append each acknowledged registration to this file, as JSON lines, where nodes write to their stream themselves")
 	fl.DurationVar(&o.sample, "sample-every", 0, "interval of all samplers (default as in the topology)")
 	fl.DurationVar(&o.warn, "warn", 0, "silence of which age advisors warn (default as in the topology)")
 	fl.DurationVar(&o.expire, "expire", 0, "silence after which for age advisors a node is gone (default as in the topology)")
@@ -105,11 +106,8 @@ type machine struct {
 }
 
 func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, error) {
-	if o.nodes < 0 || o.interval <= 0 || o.length < 0 || o.sample < 0 || o.warn < 0 || o.expire < 0 || o.kill < 0 || o.killAfter < 0 {
-		return emptyUp(), rejected("numbers and times must not be negative, and --register-every must be positive")
-	}
-	if o.kill > 0 && o.killAfter < o.interval {
-		return emptyUp(), rejected("--kill-after %v is before each node has registered, which takes --register-every %v", o.killAfter, o.interval)
+	if err := o.check(); err != nil {
+		return emptyUp(), err
 	}
 	path, text := "laptop.yaml", deploy.Laptop
 	if o.file != "" {
@@ -130,9 +128,6 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 		return emptyUp(), err
 	}
 	if o.listen != "" {
-		if _, _, err := net.SplitHostPort(o.listen); err != nil {
-			return emptyUp(), &ExitError{Code: ExitRejected, Err: fmt.Errorf("--listen: %w", err)}
-		}
 		if e := f.Overlays[0].Broker.Embedded; e != nil {
 			e.Listen = o.listen
 		}
@@ -146,6 +141,45 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 	defer stop()
 	defer heapFloor()()
 	return m.run(ctx, reg, out, screen)
+}
+
+// maxNodes is the most simulated nodes of one overlay, five times what a cell
+// is made for.
+const maxNodes = 100_000
+
+// check finds what is wrong with the flags alone.
+func (o upOptions) check() error {
+	switch {
+	case o.nodes < 0 || o.nodes > maxNodes:
+		return rejected("--nodes %d: want 0 to %d", o.nodes, maxNodes)
+	case o.interval <= 0:
+		return rejected("--register-every %v must be positive", o.interval)
+	case o.kill < 0:
+		return rejected("--kill %d must not be negative", o.kill)
+	case o.kill > 0 && o.killAfter < o.interval:
+		return rejected("--kill-after %v is before each node has registered, which takes --register-every %v", o.killAfter, o.interval)
+	case o.kill > 0 && o.length > 0 && o.length <= o.killAfter:
+		return rejected("--for %v ends before --kill-after %v", o.length, o.killAfter)
+	}
+	for _, f := range []struct {
+		name string
+		time time.Duration
+	}{{"for", o.length}, {"sample-every", o.sample}, {"warn", o.warn}, {"expire", o.expire}} {
+		if f.time < 0 {
+			return rejected("--%s %v must not be negative", f.name, f.time)
+		}
+	}
+	if o.listen == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(o.listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return rejected("--listen %s: want host:port", o.listen)
+	}
+	return nil
 }
 
 // configure sets in the topology what the flags say.
@@ -173,7 +207,13 @@ func (o upOptions) configure(f *topology.File, reg processors.Registry) error {
 			return fmt.Errorf("--%s: topology %s has no stage of kind %s", set.flag, f.Name, set.kind)
 		}
 	}
-	return topology.Check(f, reg).Err()
+	// What is wrong now is not in the file.
+	for _, finding := range topology.Check(f, reg) {
+		if finding.Severity == topology.Error {
+			return fmt.Errorf("--sample-every, --warn or --expire: %s", finding.Message)
+		}
+	}
+	return nil
 }
 
 func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) (UpReport, error) {
