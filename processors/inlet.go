@@ -318,7 +318,7 @@ func (r *inlet) store(ctx context.Context, to streams.Appender, msgs *[]streams.
 // refuses alone becomes a dead letter.
 func (r *inlet) apart(ctx context.Context) error {
 	all, stored := r.sent, []streams.Msg(nil)
-	for _, m := range all {
+	for i, m := range all {
 		r.sent = []streams.Msg{m}
 		err := r.store(ctx, r.To, &r.sent, "target")
 		switch {
@@ -327,7 +327,7 @@ func (r *inlet) apart(ctx context.Context) error {
 		case errors.Is(err, streams.ErrRefused):
 			r.letters = append(r.letters, r.letter(m, err))
 		default:
-			r.sent = all
+			r.sent = all[i:]
 			return err
 		}
 	}
