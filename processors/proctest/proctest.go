@@ -21,10 +21,14 @@ import (
 const (
 	scriptRestarts = 64
 	storyRestarts  = 4
-	scriptCrashes  = 30 // runs with crashes
 )
 
-var update = flag.Bool("update", false, "rewrite the expectations in testdata/*.txt")
+// Flags of a test that uses this package.
+var (
+	update = flag.Bool("update", false, "rewrite the expectations in testdata/*.txt")
+	// Crashes is how often each script is run with crashes.
+	crashes = flag.Int("crashes", 30, "seeds of crashes for each script")
+)
 
 // Run tests a kind with the scripts in testdata of the package under test, and
 // holds it to the contract of processors. See the documentation of the package.
@@ -62,7 +66,7 @@ func (s Script) run(t *testing.T, def processors.Definition) {
 	if err := timeless(t, build, steps); err != nil {
 		t.Errorf("purity, at another time of day: %v", err)
 	}
-	if err := CrashEquivalence(Crashes{New: build, Inputs: s.ordered()}, scriptCrashes); err != nil {
+	if err := CrashEquivalence(Crashes{New: build, Inputs: s.ordered()}, *crashes); err != nil {
 		t.Errorf("crash equivalence: %v", err)
 	}
 	if t.Failed() {
