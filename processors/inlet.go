@@ -29,6 +29,8 @@ var ErrNeedsPosition = errors.New("a processor with state or ticks reads a strea
 // The promise D1 begins with the acknowledgement of the stream: what has come is
 // kept in a bounded buffer and stored in its order, for as long as it takes. What
 // does not fit there, or is left when the inlet ends, is lost and counted (D6).
+// So are dead letters for which there is no room: whoever can publish must not be
+// able to hold up the others with rubbish.
 // The id of an event (see [streams.HeaderID]) keeps its copies, and writes that
 // are repeated, from being stored twice within the stream's window for
 // duplicates.
