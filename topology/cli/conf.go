@@ -36,7 +36,7 @@ the file <overlay>.keys.conf beside the printed one has to define the public key
 			}
 			o := f.Overlay(overlay)
 			if o == nil {
-				return rejected("%s has no overlay %q", args[0], overlay)
+				return &ExitError{Code: ExitRejected, Err: f.NoOverlay(overlay)}
 			}
 			if o.Broker.Embedded != nil {
 				return rejected("the broker of overlay %s is embedded and configures itself", overlay)
