@@ -58,6 +58,7 @@ func weirs(builds []string) []contender {
 // more after the last round: first, between, last.
 var contenders = []contender{ //nolint:gochecknoglobals // a table
 	{name: "copier", about: "ordered consumer, raw async publish, window 4,000, over the link into one plain stream", target: plain, copier: []string{}},
+	{name: "copier-resumable", about: "as copier, with an origin header and a Nats-Msg-Id in each message", target: plain, copier: []string{"-resumable"}},
 	{name: "copier-direct", about: "the same with a connection to each broker instead of the link", target: plain, copier: []string{}, direct: true},
 	{name: "copier-async", about: "as copier, with PublishMsgAsync and a window of 10,000", target: plain, copier: []string{"-mode", "async", "-window", "10000"}},
 	{name: "copier-collected", about: "as copier, into a landing stream that the shared stream of the hub collects from: the same streams as weir",

@@ -1,8 +1,10 @@
 // Copier is the yardstick of the replication benchmark: what a person would
 // write who wants to copy a stream as fast as nats.go can and promises
 // nothing. An ordered consumer, acknowledged asynchronous publishes with a
-// window, no header, no position, no fence. It shares no code with weir, and
-// ends when every message is acknowledged.
+// window, no header, no position, no fence. With -resumable each message says
+// where it comes from and has an id, so that a restart could go on after the
+// newest one in the target, and repeat what is in doubt. It shares no code with
+// weir, and ends when every message is acknowledged.
 package main
 
 import (
@@ -12,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +26,7 @@ type settings struct {
 	from, fromKey, to, toKey string // URLs and seeds; to is from when empty
 	inbox                    string
 	stream, prefix, mode     string
+	resumable                bool
 	msgs, window, pull       int
 	patience                 time.Duration
 }
@@ -37,6 +41,7 @@ func main() {
 	flag.StringVar(&s.stream, "stream", "", "stream to copy")
 	flag.StringVar(&s.prefix, "prefix", "", "put before each subject")
 	flag.StringVar(&s.mode, "mode", "raw", "raw: PublishMsg and a reply inbox of its own; async: PublishMsgAsync")
+	flag.BoolVar(&s.resumable, "resumable", false, "add an origin and a Nats-Msg-Id to each message")
 	flag.IntVar(&s.msgs, "msgs", 0, "messages to copy")
 	flag.IntVar(&s.window, "window", 4000, "unacknowledged messages")
 	flag.IntVar(&s.pull, "pull", 5000, "messages in a pull request")
@@ -98,7 +103,15 @@ func (s settings) run(ctx context.Context) error {
 		if left == 0 {
 			return
 		}
-		if err := out.publish(ctx, &nats.Msg{Subject: s.prefix + m.Subject(), Header: m.Headers(), Data: m.Data()}); err != nil {
+		to := &nats.Msg{Subject: s.prefix + m.Subject(), Header: m.Headers(), Data: m.Data()}
+		if s.resumable {
+			if err := addOrigin(to, m); err != nil {
+				left = 0
+				failed <- err
+				return
+			}
+		}
+		if err := out.publish(ctx, to); err != nil {
 			left = 0
 			failed <- err
 			return
@@ -117,6 +130,21 @@ func (s settings) run(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	return errors.Join(err, out.drain(ctx))
+}
+
+// addOrigin says in the headers of a copy which message it is a copy of.
+func addOrigin(to *nats.Msg, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	if to.Header == nil {
+		to.Header = nats.Header{}
+	}
+	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
+	to.Header.Set(jetstream.MsgIDHeader, meta.Stream+"."+seq)
+	to.Header.Set("Copied-From", meta.Stream+" "+seq+" "+strconv.FormatInt(meta.Timestamp.UnixNano(), 10))
+	return nil
 }
 
 // publisher stores messages, with a bounded number of them unacknowledged.
