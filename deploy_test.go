@@ -28,11 +28,11 @@ var update = flag.Bool("update", false, "write deploy/nats/*.users.conf anew")
 // readTopology reads one of the reference topologies.
 func readTopology(t *testing.T, file string) *topology.File {
 	t.Helper()
-	kinds, err := builtin()
+	parts, err := builtin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, findings := topology.Load(file, kinds)
+	f, findings := topology.Load(file, parts)
 	if err := findings.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -577,11 +577,11 @@ func TestReadmeTopology(t *testing.T) {
 		}
 		shown += indented
 	}
-	kinds, err := builtin()
+	parts, err := builtin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, findings := topology.Read("README.md", []byte(shown), kinds); len(findings) > 0 {
+	if _, findings := topology.Read("README.md", []byte(shown), parts); len(findings) > 0 {
 		t.Error(findings.Error())
 	}
 }

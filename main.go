@@ -1,10 +1,11 @@
 // Weir is the stream-processing substrate for very large machine fleets. To
-// make a build with processors of your own, copy this file, add their kinds to
-// the list and change nothing else.
+// make a build with processors or programs of your own, copy this file, add
+// their kinds and roles to the lists and change nothing else.
 package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -17,14 +18,15 @@ import (
 	"github.com/weirhq/weir/processors/mapper"
 	"github.com/weirhq/weir/processors/replicator"
 	"github.com/weirhq/weir/processors/sampler"
-	topology "github.com/weirhq/weir/topology/cli"
+	"github.com/weirhq/weir/topology"
+	verbs "github.com/weirhq/weir/topology/cli"
 )
 
 func main() { os.Exit(run()) }
 
-// builtin is the kinds of this build.
-func builtin() (processors.Registry, error) {
-	return processors.NewRegistry(
+// builtin is the kinds and roles of this build.
+func builtin() (topology.Parts, error) {
+	kinds, err := processors.NewRegistry(
 		adapter.Kind,
 		replicator.Kind,
 		sampler.Kind,
@@ -32,10 +34,12 @@ func builtin() (processors.Registry, error) {
 		filter.Kind,
 		mapper.Kind,
 	)
+	roles, twice := topology.NewRoles()
+	return topology.Parts{Kinds: kinds, Roles: roles}, errors.Join(err, twice)
 }
 
 func run() int {
-	kinds, err := builtin()
+	parts, err := builtin()
 	began := false // a verb: what goes wrong before that are its arguments
 	root := &cobra.Command{
 		Use:              "weir",
@@ -44,13 +48,13 @@ func run() int {
 		SilenceUsage:     true,
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
-	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds), topology.Conf(kinds))
+	root.AddCommand(verbs.Up(parts), verbs.Run(parts), verbs.Lint(parts), verbs.Conf(parts))
 	root.AddCommand(programs.Node(), programs.Facts())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}
 	if err != nil && !began {
-		err = &topology.ExitError{Code: topology.ExitRejected, Err: err}
+		err = &verbs.ExitError{Code: verbs.ExitRejected, Err: err}
 	}
-	return topology.Exit(os.Stderr, err)
+	return verbs.Exit(os.Stderr, err)
 }

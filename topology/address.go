@@ -51,6 +51,7 @@ func (d *decoder) broker(v value) Broker {
 		field{"context", "", setEnv(&b.Context)},
 		field{"creds", "", setEnv(&b.Creds)},
 		field{"nkey", "", setEnv(&b.NKey)},
+		field{"keys", "", setEnv(&b.Keys)},
 		field{"tls", "", func(v value) {
 			v.object(
 				field{"ca", "", setEnv(&b.TLS.CA)},
@@ -70,7 +71,7 @@ func (d *decoder) broker(v value) Broker {
 			b.Domain = s
 		}},
 	)
-	existing := slices.DeleteFunc([]string{"urls", "context", "creds", "nkey", "tls", "leaf", "link"}, func(k string) bool { return !v.has(k) })
+	existing := slices.DeleteFunc([]string{"urls", "context", "creds", "nkey", "keys", "tls", "leaf", "link"}, func(k string) bool { return !v.has(k) })
 	switch {
 	case v.has("embedded") && len(existing) > 0:
 		v.report(cBroker, fmt.Sprintf("an embedded broker is not connected to, so %s means nothing beside it", strings.Join(existing, ", ")),
@@ -79,6 +80,8 @@ func (d *decoder) broker(v value) Broker {
 		v.report(cBroker, "the broker is neither embedded nor has it an address", "add embedded: { store: DIRECTORY }, urls: [tls://host:4222] or context: NAME")
 	case b.Creds != "" && b.NKey != "":
 		v.report(cBroker, "creds and nkey are two ways to log in", "keep one of them")
+	case b.Keys != "" && (b.Creds != "" || b.NKey != ""):
+		v.report(cBroker, "keys has the seed of each user, that of the runner too, so creds and nkey mean nothing beside it", "keep keys alone")
 	}
 	if len(b.LeafURLs) == 0 {
 		b.LeafURLs = leafURLs(b.URLs)

@@ -29,25 +29,46 @@ func (c *check) build(w *wire) bool {
 	}
 	w.doc = def.Doc()
 	self := processors.Self{Overlay: w.overlay.Name, Stage: s.UID}
-	with := s.With
+	var p processors.Processor
+	ok = c.configured(settings{w.overlay, "stage " + s.Name, "kind " + s.Kind, s.Pos, c.src.pos(s.Pos, "kind"), s.With, w.doc.Example}, func(with ast.Node) (err error) {
+		p, err = def.Build(with, self)
+		return err
+	})
+	return ok && c.selection(w, p)
+}
+
+// settings are the with: block of a stage or program.
+type settings struct {
+	overlay *Overlay
+	of      string   // "stage thin"
+	reader  string   // who refuses them: "kind sampler"
+	pos     Pos      // of what they are of
+	instead Pos      // where it is told what is missing if there are none
+	with    ast.Node // nil when absent
+	example string
+}
+
+// configured lets a reader read its settings and reports all that it refuses.
+func (c *check) configured(s settings, read func(with ast.Node) error) bool {
+	with := s.with
 	for {
-		p, err := def.Build(with, self)
+		err := read(with)
 		if err == nil {
-			return with == s.With && c.selection(w, p)
+			return with == s.with
 		}
 		// Unknown keys come one at a time and in no order: take each out and go
 		// on, so that all of them are found.
 		if unknown, ok := errors.AsType[*yaml.UnknownFieldError](err); ok {
 			if rest, ok := without(with, unknown.Token); ok {
-				c.unknown(w, unknown.Token)
+				c.unknown(s, unknown.Token)
 				with = rest
 				continue
 			}
 		}
-		// What a kind misses may be what an unknown key was meant to give it.
-		if _, form := yamlError(err); form || with == s.With {
+		// What a reader misses may be what an unknown key was meant to give it.
+		if _, form := yamlError(err); form || with == s.with {
 			for _, err := range parts(err) {
-				c.refused(w, err)
+				c.refused(s, err)
 			}
 		}
 		return false
@@ -72,26 +93,25 @@ func (c *check) selection(w *wire, p processors.Processor) bool {
 		w.filter = f
 	}
 	if err := streams.ValidPattern(w.filter); err != nil {
-		c.report(cKindFault, c.src.pos(withPos(w.stage), "filter"), w.overlay, fmt.Sprintf("the filter of stage %s is not valid: %v", w.stage.Name, err), "write subjects as a.b, a.* or a.>")
+		c.report(cKindFault, c.src.pos(withPos(w.stage.Pos, w.stage.With), "filter"), w.overlay, fmt.Sprintf("the filter of stage %s is not valid: %v", w.stage.Name, err), "write subjects as a.b, a.* or a.>")
 		return false
 	}
 	return true
 }
 
-// withPos is where the configuration of a stage begins.
-func withPos(s *Stage) Pos {
-	p := s.Pos
-	if s.With != nil {
-		p.Line, p.Column = place(s.With)
+// withPos is where the configuration of a stage or program begins.
+func withPos(p Pos, with ast.Node) Pos {
+	if with != nil {
+		p.Line, p.Column = place(with)
 		p.Path += ".with"
 	}
 	return p
 }
 
-// unknown reports a key that a kind does not have.
-func (c *check) unknown(w *wire, t *token.Token) {
-	p := withPos(w.stage)
-	walk(w.stage.With, p.Path, func(path string, key, _ ast.Node) bool {
+// unknown reports a key that a reader does not have.
+func (c *check) unknown(s settings, t *token.Token) {
+	p := withPos(s.pos, s.with)
+	walk(s.with, p.Path, func(path string, key, _ ast.Node) bool {
 		if key == nil || key.GetToken() != t {
 			return true
 		}
@@ -99,39 +119,39 @@ func (c *check) unknown(w *wire, t *token.Token) {
 		p.Line, p.Column = place(key)
 		return false
 	})
-	c.report(cUnknownKey, p, w.overlay, fmt.Sprintf("stage %s: kind %s has no key %q", w.stage.Name, w.stage.Kind, t.Value),
-		suggest(t.Value, "keys", exampleKeys(w.doc.Example)))
+	c.report(cUnknownKey, p, s.overlay, fmt.Sprintf("%s: %s has no key %q", s.of, s.reader, t.Value),
+		suggest(t.Value, "keys", exampleKeys(s.example)))
 }
 
-// refused reports why a kind does not take its configuration, at the value
+// refused reports why a reader does not take its configuration, at the value
 // that it is about as far as that can be told.
-func (c *check) refused(w *wire, err error) {
-	p := withPos(w.stage)
+func (c *check) refused(s settings, err error) {
+	p := withPos(s.pos, s.with)
 	var message string
 	if y, ok := yamlError(err); ok && y.GetToken() != nil {
 		t := y.GetToken()
 		message = yamlMessage(y)
 		p.Line, p.Column = t.Position.Line, t.Position.Column
-		walk(w.stage.With, p.Path, func(path string, _, value ast.Node) bool {
+		walk(s.with, p.Path, func(path string, _, value ast.Node) bool {
 			if l, col := place(value); l == p.Line && col == p.Column {
 				p.Path = path
 			}
 			return true
 		})
 	} else {
-		message = strings.TrimPrefix(strings.TrimPrefix(err.Error(), "kind "+w.stage.Kind+": "), "time: ")
-		if at, ok := culprit(w.stage.With, p.Path, message); ok {
+		message = strings.TrimPrefix(strings.TrimPrefix(err.Error(), s.reader+": "), "time: ")
+		if at, ok := culprit(s.with, p.Path, message); ok {
 			p = at
 		}
 	}
-	if w.stage.With == nil {
-		p = c.src.pos(w.stage.Pos, "kind")
+	if s.with == nil {
+		p = s.instead
 	}
 	fix := ""
-	if ex := strings.TrimSpace(w.doc.Example); ex != "" {
+	if ex := strings.TrimSpace(s.example); ex != "" {
 		fix = "an example of with: " + strings.Join(strings.Fields(strings.ReplaceAll(ex, "\n", " ; ")), " ")
 	}
-	c.report(cWith, p, w.overlay, fmt.Sprintf("stage %s: kind %s refuses its configuration: %s", w.stage.Name, w.stage.Kind, firstLine(message)), fix)
+	c.report(cWith, p, s.overlay, fmt.Sprintf("%s: %s refuses its configuration: %s", s.of, s.reader, firstLine(message)), fix)
 }
 
 // parts takes an error apart that joins several.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 )
@@ -31,8 +33,8 @@ var mustKeep = []string{"AUDIT", "JOBS"} //nolint:gochecknoglobals // a table
 // every name means something, every edge has one type, every stage can keep
 // its promises, no two writers share a subject and no event goes round in a
 // loop. It reads no file and speaks to no broker.
-func Check(f *File, reg processors.Registry) Findings {
-	c := newCheck(f, reg)
+func Check(f *File, parts Parts) Findings {
+	c := newCheck(f, parts)
 	c.connect()
 	c.brokers()
 	c.durables()
@@ -54,6 +56,7 @@ func Check(f *File, reg processors.Registry) Findings {
 type check struct {
 	file     *File
 	registry processors.Registry
+	roles    Roles
 	src      *source
 	findings Findings
 
@@ -65,9 +68,9 @@ type check struct {
 	loops    bool                 // there are some, so what streams hold is not all known
 }
 
-func newCheck(f *File, reg processors.Registry) *check {
+func newCheck(f *File, parts Parts) *check {
 	c := &check{
-		file: f, registry: reg, src: f.src,
+		file: f, registry: parts.Kinds, roles: parts.Roles, src: f.src,
 		overlays: map[string]*Overlay{},
 		streams:  map[[2]string]*where{},
 	}
@@ -419,6 +422,7 @@ func (c *check) programs(o *Overlay) {
 		if slices.Contains([]string{RoleRunner, RoleObserver, RoleAdmin}, p.Role) {
 			c.report(cReserved, p.Pos, o, fmt.Sprintf("the role %s is one that every overlay has, so no program can play it", p.Role), "choose another name")
 		}
+		c.role(o, p)
 		stream := func(key string, i int, name string) (*where, Pos) {
 			at := c.src.pos(p.Pos, fmt.Sprintf("%s[%d]", key, i))
 			if s := o.Stage(name); key == "produces" && s != nil && s.Enters() {
@@ -446,6 +450,23 @@ func (c *check) programs(o *Overlay) {
 			}
 		}
 	}
+}
+
+// role checks what a program of this build is configured with.
+func (c *check) role(o *Overlay, p *Program) {
+	def, ok := c.roles[p.Role]
+	if !ok {
+		if p.With != nil {
+			c.report(cNoRole, withPos(p.Pos, p.With), o, fmt.Sprintf("program %s has a configuration, but nobody in this build plays it", p.Role), suggest(p.Role, "roles", c.roles.Names()))
+		}
+		return
+	}
+	doc := def.Doc()
+	p.Accounts = doc.Accounts
+	c.configured(settings{o, "program " + p.Role, "role " + p.Role, p.Pos, p.Pos, p.With, doc.Example}, func(with ast.Node) error {
+		_, err := def.Prepare(with)
+		return err
+	})
 }
 
 // types compares the formats of a stage's ends with those of its kind.

@@ -153,7 +153,7 @@ func TestFileBuiltByHand(t *testing.T) {
 	}
 	a.Stages[0].From = topology.Endpoint{}
 	a.Stages[0].To.Overlay = "b"
-	if findings := topology.Check(f, nil); findings.Count(topology.Error) != 3 {
+	if findings := topology.Check(f, topology.Parts{}); findings.Count(topology.Error) != 3 {
 		t.Errorf("findings:\n%s", findings.Error())
 	}
 }

@@ -62,6 +62,7 @@ const (
 	cCollision   = "T113"
 	cReserved    = "T114"
 	cUnused      = "T115"
+	cNoRole      = "T116"
 
 	cWith       = "T201"
 	cSchema     = "T202"
@@ -123,8 +124,9 @@ var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cCollision, Error, "Two landing streams or two durable consumers get the same name, because overlay and uid are joined by _ in it."},
 	{cReserved, Error, "A name or subject is kept for NATS or for weir itself."},
 	{cUnused, Warning, "No overlay has this class, so only its form is checked."},
+	{cNoRole, Error, "A program has a configuration, and this binary does not contain it, so nothing would read the configuration."},
 
-	{cWith, Error, "The kind of a stage refuses its with: block."},
+	{cWith, Error, "The kind of a stage, or a program, refuses its with: block."},
 	{cSchema, Error, "The format that a kind accepts or emits is not that of its stream."},
 	{cUncaptured, Error, "A stage emits subjects that its target does not store, so the server would refuse them."},
 	{cWriters, Error, "Two writers may publish the same subject of a stream. Then neither can read its position back, and order is lost."},

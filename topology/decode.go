@@ -11,30 +11,29 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 )
 
 // Load reads, decodes and checks a topology file. The File is nil when the
 // findings are an error.
-func Load(path string, reg processors.Registry) (*File, Findings) {
+func Load(path string, parts Parts) (*File, Findings) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		d := newDecoder(path, "")
 		d.report(cUnreadable, nil, "", scope{}, err.Error(), "")
 		return nil, d.findings.settle(d.src)
 	}
-	return Read(path, data, reg)
+	return Read(path, data, parts)
 }
 
 // Read decodes and checks the text of a topology file; path is for messages.
 // The File is nil when the findings are an error.
-func Read(path string, data []byte, reg processors.Registry) (*File, Findings) {
+func Read(path string, data []byte, parts Parts) (*File, Findings) {
 	f, findings := Decode(path, data)
 	if f == nil {
 		return nil, findings
 	}
-	findings = append(findings, Check(f, reg)...).settle(f.src)
+	findings = append(findings, Check(f, parts)...).settle(f.src)
 	if findings.Err() != nil {
 		return nil, findings
 	}
@@ -196,15 +195,7 @@ func (d *decoder) stage(o *Overlay, name string, v value) *Stage {
 		field{"uid", "", func(value) {}},
 		field{"from", "the stream to read: \"from: REGISTRATION\"", d.source(o, &s.From)},
 		field{"to", "the stream to write: \"to: uplink/REGISTRATION\"", d.endpoint(o, &s.To)},
-		field{"with", "", func(v value) {
-			switch v.node.(type) {
-			case *ast.NullNode:
-			case *ast.MappingNode:
-				s.With = v.fillNode()
-			default:
-				v.want("a mapping with the configuration of the kind", "")
-			}
-		}},
+		field{"with", "", setWith(&s.With)},
 		field{"source_change", "", func(v value) {
 			if w, ok := v.choice("source_change", "stop", "epoch"); ok {
 				s.NewEpoch = w == "epoch"
@@ -212,6 +203,19 @@ func (d *decoder) stage(o *Overlay, name string, v value) *Stage {
 		}},
 	)
 	return s
+}
+
+// setWith takes the configuration of a stage or program as it is.
+func setWith(to *ast.Node) func(value) {
+	return func(v value) {
+		switch v.node.(type) {
+		case *ast.NullNode:
+		case *ast.MappingNode:
+			*to = v.fillNode()
+		default:
+			v.want("a mapping with the configuration", "")
+		}
+	}
 }
 
 // source reads where a stage reads: a stream, or a subject that no stream stores.
@@ -273,6 +277,7 @@ func (d *decoder) program(role string, v value) *Program {
 		field{"produces", "", setNames("stream", &p.Produces)},
 		field{"consumes", "", setNames("stream", &p.Consumes)},
 		field{"serves", "", setNames("service", &p.Serves)},
+		field{"with", "", setWith(&p.With)},
 	)
 	return p
 }

@@ -49,8 +49,11 @@ type Broker struct {
 	Context string // name of a NATS context
 	Creds   string // path of a credentials file
 	NKey    string // path of an nkey seed
-	TLS     TLS
-	Domain  string // JetStream domain; default the overlay's name
+	// Keys is a directory with the seed of each user, <user>.nk, as the verb
+	// conf makes it; it is needed where this process plays programs.
+	Keys   string
+	TLS    TLS
+	Domain string // JetStream domain; default the overlay's name
 
 	// LeafURLs are where overlays with embedded brokers link to existing
 	// servers. The default is the hosts of URLs at port 7422.
@@ -131,6 +134,10 @@ type Program struct {
 	Produces []string // streams of the overlay, and stages by which its events enter
 	Consumes []string
 	Serves   []string // services
+	With     ast.Node // configuration, "{overlay}" replaced; nil when absent
+	// Accounts are what the role may do in accounts beside FLEET. They come
+	// from the role of this build, and are known once the file is checked.
+	Accounts map[string]Permissions
 	Pos      Pos
 }
 

@@ -234,7 +234,7 @@ func (c *check) silent() {
 			match := held.meets(e.filter)
 			switch {
 			case len(match) == 0:
-				c.report(cNothing, c.src.pos(withPos(e.stage), "filter"), e.overlay, fmt.Sprintf("the filter %s of stage %s matches nothing that %s can hold (%s)", e.filter, e.stage.Name, w, some),
+				c.report(cNothing, c.src.pos(withPos(e.stage.Pos, e.stage.With), "filter"), e.overlay, fmt.Sprintf("the filter %s of stage %s matches nothing that %s can hold (%s)", e.filter, e.stage.Name, w, some),
 					"compare it with the subjects of the stream, token by token")
 			case !slices.ContainsFunc(match, func(i int) bool { return len(e.pass(w.patterns.words[i])) > 0 }):
 				c.report(cNothing, e.stage.Pos, e.overlay, fmt.Sprintf("stage %s emits nothing for any of the subjects of %s (%s)", e.stage.Name, w, some), "")

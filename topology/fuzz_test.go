@@ -24,7 +24,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range []string{"", "&a [*a]", "a: &a {<<: *a}", "? [a]\n: b", "topology: !!str", "overlays: {a: {broker: {urls: [${X}]}}}", "{{{{", "- - - -", "topology: |\n  a\noverlays: *x", "<<: {topology: t}", "classes: {a: {streams: [a: {}]}}"} {
 		f.Add(s)
 	}
-	reg := registry(f)
+	parts := registry(f)
 	f.Fuzz(func(t *testing.T, text string) {
 		file, findings := topology.Decode("f.yaml", []byte(text))
 		if (file == nil) != (findings.Err() != nil) {
@@ -35,8 +35,8 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("decoding twice differs:\n%s\n\n%s", findings.Error(), same.Error())
 		}
 		if file != nil {
-			checked := topology.Check(file, reg)
-			if !reflect.DeepEqual(checked, topology.Check(file, reg)) {
+			checked := topology.Check(file, parts)
+			if !reflect.DeepEqual(checked, topology.Check(file, parts)) {
 				t.Fatalf("checking twice differs:\n%s", checked.Error())
 			}
 			findings = append(findings, checked...)
@@ -44,7 +44,7 @@ func FuzzDecode(f *testing.F) {
 				file.Specs(o.Name)
 			}
 			if checked.Err() == nil {
-				topology.Outputs(file, reg)
+				topology.Outputs(file, parts.Kinds)
 			}
 		}
 		for _, x := range findings {

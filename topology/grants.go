@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/weirhq/weir/streams"
@@ -46,6 +47,7 @@ type Permissions struct {
 type Grant struct {
 	Overlay string
 	Role    string
+	Account string // "" is FLEET
 	Inbox   string // prefix of the reply subjects that the role listens to
 	Permissions
 }
@@ -84,10 +86,13 @@ func (o *Overlay) Domain() string {
 func Grants(f *File) []Grant {
 	var out []Grant
 	for _, o := range f.Overlays {
-		out = append(out, Grant{o.Name, RoleAdmin, Inbox(o.Name, RoleAdmin), Permissions{Publish: []string{">"}, Subscribe: []string{">"}}},
+		out = append(out, Grant{o.Name, RoleAdmin, "", Inbox(o.Name, RoleAdmin), Permissions{Publish: []string{">"}, Subscribe: []string{">"}}},
 			grantObserver(o), grantRunner(f, o))
 		for _, p := range o.Programs {
 			out = append(out, grantProgram(o, p))
+			for _, account := range slices.Sorted(maps.Keys(p.Accounts)) {
+				out = append(out, grantAccount(o, p, account))
+			}
 		}
 	}
 	return out
@@ -195,7 +200,7 @@ func grantRunner(f *File, o *Overlay) Grant {
 			p.Publish = append(p.Publish, stageCrossing(o, remote, s)...)
 		}
 	}
-	return Grant{o.Name, RoleRunner, Inbox(o.Name, RoleRunner), ordered(p)}
+	return Grant{o.Name, RoleRunner, "", Inbox(o.Name, RoleRunner), ordered(p)}
 }
 
 func grantObserver(o *Overlay) Grant {
@@ -206,7 +211,7 @@ func grantObserver(o *Overlay) Grant {
 	} {
 		p.Publish = append(p.Publish, localAPI+verb)
 	}
-	return Grant{o.Name, RoleObserver, Inbox(o.Name, RoleObserver), ordered(p)}
+	return Grant{o.Name, RoleObserver, "", Inbox(o.Name, RoleObserver), ordered(p)}
 }
 
 func grantProgram(o *Overlay, prog *Program) Grant {
@@ -230,8 +235,19 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 				localAPI+"CONSUMER.MSG.NEXT."+name+".*", "$JS.ACK."+name+".>")
 		}
 	}
-	return Grant{o.Name, prog.Role, Inbox(o.Name, prog.Role), ordered(p)}
+	return Grant{o.Name, prog.Role, "", Inbox(o.Name, prog.Role), ordered(p)}
 }
+
+// grantAccount is what a program may do in an account beside FLEET.
+func grantAccount(o *Overlay, prog *Program, account string) Grant {
+	p, inbox := prog.Accounts[account], Inbox(o.Name, AccountUser(prog.Role, account))
+	p.Publish = slices.Clone(p.Publish)
+	p.Subscribe = append(slices.Clone(p.Subscribe), inbox+".>")
+	return Grant{o.Name, prog.Role, account, inbox, ordered(p)}
+}
+
+// User is the name of the user that has the grant.
+func (g Grant) User() string { return AccountUser(g.Role, g.Account) }
 
 // landingSubjects is the pattern of what a stage of o writes to its landing
 // stream, wherever that is.

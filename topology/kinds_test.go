@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/topology"
 )
 
 // The kinds of these tests do nothing with messages: a check only asks what
@@ -60,11 +62,17 @@ type advisorConfig struct {
 	Expire time.Duration `yaml:"expire"`
 }
 
+// clerk is a program.
+type clerkConfig struct {
+	Every time.Duration `yaml:"every"`
+	Book  string        `yaml:"book"`
+}
+
 type emitConfig struct {
 	Out string `yaml:"out"`
 }
 
-func registry(t testing.TB) processors.Registry {
+func registry(t testing.TB) topology.Parts {
 	t.Helper()
 	reg, err := processors.NewRegistry(
 		processors.Kind[replicatorConfig]{
@@ -117,5 +125,22 @@ func registry(t testing.TB) processors.Registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return reg
+	roles, err := topology.NewRoles(topology.Role[clerkConfig]{
+		Name: "clerk", Summary: "keeps books", Example: "every: 1h\nbook: ./book", Default: clerkConfig{Every: time.Minute},
+		Accounts: map[string]topology.Permissions{"AUTH": {Subscribe: []string{"books.>"}, Respond: true}},
+		Check: func(c clerkConfig) error {
+			if c.Book == "" {
+				return errors.New("book is missing")
+			}
+			return nil
+		},
+		Play: func(ctx context.Context, _ topology.Post, _ clerkConfig) error {
+			<-ctx.Done()
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topology.Parts{Kinds: reg, Roles: roles}
 }

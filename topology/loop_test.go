@@ -172,7 +172,7 @@ func (toy toy) run(emitted func(stage, subject string)) (loop string) {
 }
 
 func TestLoopsAreThoseThatEventsFind(t *testing.T) {
-	reg := registry(t)
+	parts := registry(t)
 	loops, none := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		toy := toys().Draw(t, "toy")
@@ -181,7 +181,7 @@ func TestLoopsAreThoseThatEventsFind(t *testing.T) {
 			t.Fatalf("%s\n%s", toy.yaml, findings.Error())
 		}
 		told := ""
-		for _, x := range topology.Check(f, reg) {
+		for _, x := range topology.Check(f, parts) {
 			switch x.Code {
 			case "T206":
 				told = x.Message
@@ -208,7 +208,7 @@ func TestLoopsAreThoseThatEventsFind(t *testing.T) {
 // TestOutputsHoldEverything compares what stages are said to emit with what
 // they do emit, in topologies without loops.
 func TestOutputsHoldEverything(t *testing.T) {
-	reg := registry(t)
+	parts := registry(t)
 	rapid.Check(t, func(t *rapid.T) {
 		toy := toys().Draw(t, "toy")
 		type emission struct{ stage, subject string }
@@ -222,7 +222,7 @@ func TestOutputsHoldEverything(t *testing.T) {
 		}
 		byStage := map[string]topology.Output{}
 		hits := map[string]bool{}
-		for key, out := range topology.Outputs(f, reg) {
+		for key, out := range topology.Outputs(f, parts.Kinds) {
 			_, id, _ := strings.Cut(key, "/")
 			byStage[id] = out
 		}

@@ -15,8 +15,8 @@ type Output struct {
 // Outputs returns what every stage of a topology that [Check] accepts can
 // write, by "overlay/uid". It follows events through the whole topology, so it
 // also knows what a stream holds that came from elsewhere.
-func Outputs(f *File, reg processors.Registry) map[string]Output {
-	c := newCheck(f, reg)
+func Outputs(f *File, kinds processors.Registry) map[string]Output {
+	c := newCheck(f, Parts{Kinds: kinds})
 	c.connect()
 	for _, w := range c.all {
 		// Everything is asked for here, so nothing is left out as unneeded.

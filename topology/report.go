@@ -9,12 +9,13 @@ import (
 // OverlayReport is what one overlay looks like at a moment. All reports are
 // plain data with stable JSON names.
 type OverlayReport struct {
-	Name      string         `json:"name"`
-	Class     string         `json:"class"`
-	Connected bool           `json:"connected"`
-	Linked    *bool          `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
-	Streams   []StreamReport `json:"streams"`
-	Stages    []StageReport  `json:"stages"`
+	Name      string          `json:"name"`
+	Class     string          `json:"class"`
+	Connected bool            `json:"connected"`
+	Linked    *bool           `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
+	Streams   []StreamReport  `json:"streams"`
+	Stages    []StageReport   `json:"stages"`
+	Programs  []ProgramReport `json:"programs"` // played in this copy
 }
 
 // StreamReport describes one stream of an overlay.
@@ -85,7 +86,7 @@ func (r *Runner) Report(ctx context.Context) OverlayReport {
 	defer cancel()
 	rep := OverlayReport{Name: r.overlay.Name, Class: r.overlay.Class, Connected: r.nc.IsConnected()}
 	specs := r.file.Specs(r.overlay.Name)
-	rep.Streams, rep.Stages = make([]StreamReport, len(specs)), []StageReport{}
+	rep.Streams, rep.Stages, rep.Programs = make([]StreamReport, len(specs)), []StageReport{}, []ProgramReport{}
 	d := r.domain(r.overlay.Name)
 	var wg sync.WaitGroup
 	for i, s := range specs {
@@ -107,6 +108,9 @@ func (r *Runner) Report(ctx context.Context) OverlayReport {
 	unheard(rep.Streams)
 	for _, s := range r.stages {
 		rep.Stages = append(rep.Stages, s.report())
+	}
+	for _, p := range r.programs {
+		rep.Programs = append(rep.Programs, p.report())
 	}
 	return rep
 }

@@ -39,18 +39,20 @@ const (
 // care of the landing streams that others write to. Any number of copies may
 // run beside each other; each stage is active in one of them.
 type Runner struct {
-	file    *File
-	overlay *Overlay
-	reg     processors.Registry
-	nc      *nats.Conn
-	holder  string
-	log     *slog.Logger
-	lease   time.Duration
-	outputs map[string]Output // of the stages of all overlays
-	stages  []*running
-	ready   chan struct{} // closed when the streams exist
-	settled chan struct{} // closed when it is known of each stage whether it is active here
-	made    int           // of the streams; set before ready is closed
+	file      *File
+	overlay   *Overlay
+	parts     Parts
+	nc        *nats.Conn
+	holder    string
+	log       *slog.Logger
+	lease     time.Duration
+	outputs   map[string]Output // of the stages of all overlays
+	stages    []*running
+	backstage Backstage
+	programs  []*playing    // those of this build
+	ready     chan struct{} // closed when the streams exist
+	settled   chan struct{} // closed when it is known of each stage whether it is active here
+	made      int           // of the streams; set before ready is closed
 }
 
 // running is a stage of a Runner.
@@ -73,17 +75,22 @@ func (s *running) settle(here bool) {
 
 // NewRunner prepares the overlay of that name. copy tells operators which
 // process holds a lease; a random part is added to it.
-func NewRunner(f *File, overlay string, reg processors.Registry, nc *nats.Conn, copyName string, log *slog.Logger) (*Runner, error) {
+func NewRunner(f *File, overlay string, parts Parts, nc *nats.Conn, backstage Backstage, copyName string, log *slog.Logger) (*Runner, error) {
 	o := f.Overlay(overlay)
 	if o == nil {
 		return nil, f.NoOverlay(overlay)
 	}
 	r := &Runner{
-		file: f, overlay: o, reg: reg, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease, outputs: Outputs(f, reg),
+		file: f, overlay: o, parts: parts, backstage: backstage, nc: nc, log: log.With("overlay", overlay), lease: DefaultLease, outputs: Outputs(f, parts.Kinds),
 		holder: fmt.Sprintf("%s-%08x", copyName, rand.Uint32()), ready: make(chan struct{}), settled: make(chan struct{}),
 	}
 	for _, s := range o.Stages {
 		r.stages = append(r.stages, &running{Stage: s, settled: make(chan struct{})})
+	}
+	for _, p := range o.Programs {
+		if _, ok := parts.Roles[p.Role]; ok {
+			r.programs = append(r.programs, &playing{Program: p})
+		}
 	}
 	return r, nil
 }
@@ -115,8 +122,8 @@ func (r *Runner) Standing() Standing {
 	return st
 }
 
-// Run makes the streams and runs the stages until ctx ends; then every stage
-// finishes its batch, saves its position and gives its lease back. Brokers that
+// Run makes the streams and runs the stages and programs until ctx ends; then
+// every stage finishes its batch, saves its position and gives its lease back. Brokers that
 // cannot be reached are waited for. The error is one that waiting does not
 // mend: a stream that belongs to somebody else, a change that would delete
 // messages, a declaration that the broker refuses.
@@ -135,6 +142,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		} else {
 			wg.Go(func() { r.supervise(ctx, s) })
 		}
+	}
+	for _, p := range r.programs {
+		wg.Go(func() { r.superviseProgram(ctx, p) })
 	}
 	if c := r.collectors(); len(c) > 0 {
 		wg.Go(func() { r.collect(ctx, c) })
@@ -348,7 +358,7 @@ func (r *Runner) runStage(ctx context.Context, s *running, held *jetstream.Held,
 
 // processor makes the processor of a stage.
 func (r *Runner) processor(s *Stage) (processors.Processor, error) {
-	def, ok := r.reg[s.Kind]
+	def, ok := r.parts.Kinds[s.Kind]
 	if !ok {
 		return nil, fmt.Errorf("stage %s: no kind %q", s.UID, s.Kind)
 	}
@@ -376,7 +386,7 @@ func (r *Runner) build(s *Stage) (processors.Stage, error) {
 		Processor: proc,
 		Dead:      local.Shared(deadName, streams.Dead(r.overlay.Name, s.UID)),
 		State:     local.State(),
-		Kind:      fmt.Sprintf("%s/%d", s.Kind, r.reg[s.Kind].Doc().Version),
+		Kind:      fmt.Sprintf("%s/%d", s.Kind, r.parts.Kinds[s.Kind].Doc().Version),
 		Config:    configHash(s),
 		Selection: sel, NewEpoch: s.NewEpoch,
 	}

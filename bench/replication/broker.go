@@ -64,7 +64,7 @@ func (s *site) load() error {
 		return err
 	}
 	var findings topology.Findings
-	s.file, findings = topology.Load(s.path, kinds)
+	s.file, findings = topology.Load(s.path, topology.Parts{Kinds: kinds})
 	return findings.Err()
 }
 

@@ -34,7 +34,8 @@ import (
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/processors/replicator"
-	topology "github.com/weirhq/weir/topology/cli"
+	"github.com/weirhq/weir/topology"
+	verbs "github.com/weirhq/weir/topology/cli"
 )
 
 func main() {
@@ -63,7 +64,7 @@ func runWeir(args []string) error {
 		return err
 	}
 	root := &cobra.Command{Use: "weir", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(topology.Run(kinds))
+	root.AddCommand(verbs.Run(topology.Parts{Kinds: kinds}))
 	root.SetArgs(args)
 	return root.ExecuteContext(context.Background())
 }

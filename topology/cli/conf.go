@@ -8,13 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
 )
 
 // Conf is the verb "conf": what existing nats-servers have to know of a topology.
-func Conf(reg processors.Registry) *cobra.Command {
+func Conf(parts topology.Parts) *cobra.Command {
 	var overlay, keys string
 	cmd := &cobra.Command{
 		Use:   "conf TOPOLOGY --overlay NAME",
@@ -30,7 +29,7 @@ the file <overlay>.keys.conf beside the printed one has to define the public key
 		Example: "  weir conf topology.yaml --overlay hub --keys ./keys >hub.users.conf",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, findings := topology.Load(args[0], reg)
+			f, findings := topology.Load(args[0], parts)
 			if err := findings.Err(); err != nil {
 				return &ExitError{Code: ExitRejected, Err: err}
 			}

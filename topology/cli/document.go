@@ -77,5 +77,5 @@ func with(list []string, texts ...string) []string {
 
 // nothing is the report of an overlay that was not brought up.
 func nothing(o *topology.Overlay) topology.OverlayReport {
-	return topology.OverlayReport{Name: o.Name, Class: o.Class, Streams: []topology.StreamReport{}, Stages: []topology.StageReport{}}
+	return topology.OverlayReport{Name: o.Name, Class: o.Class, Streams: []topology.StreamReport{}, Stages: []topology.StageReport{}, Programs: []topology.ProgramReport{}}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/topology"
 )
 
@@ -25,7 +24,7 @@ type linted struct {
 }
 
 // Lint returns the verb that checks topology files without touching a broker.
-func Lint(reg processors.Registry) *cobra.Command {
+func Lint(parts topology.Parts) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "lint FILE...",
@@ -46,7 +45,7 @@ Exit codes: 0 no errors (there may be warnings), 2 errors.`,
 			results := make([]linted, len(files))
 			bad, errs := 0, 0
 			for i, file := range files {
-				results[i] = lint(file, reg)
+				results[i] = lint(file, parts)
 				if !results[i].OK {
 					bad++
 					errs += results[i].Findings.Count(topology.Error)
@@ -70,8 +69,8 @@ Exit codes: 0 no errors (there may be warnings), 2 errors.`,
 	return cmd
 }
 
-func lint(path string, reg processors.Registry) linted {
-	f, findings := topology.Load(path, reg)
+func lint(path string, parts topology.Parts) linted {
+	f, findings := topology.Load(path, parts)
 	l := linted{File: path, OK: f != nil, Findings: findings}
 	if l.Findings == nil {
 		l.Findings = topology.Findings{}

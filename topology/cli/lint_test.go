@@ -13,6 +13,7 @@ import (
 
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/cli"
 )
 
@@ -42,7 +43,7 @@ func TestLintProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := cli.Lint(reg)
+	cmd := cli.Lint(topology.Parts{Kinds: reg})
 	cmd.SetArgs(flag.Args())
 	os.Exit(cli.Exit(os.Stderr, cmd.Execute()))
 }

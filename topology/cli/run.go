@@ -16,12 +16,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/topology"
 )
 
 // Run is the verb "run": what belongs to one overlay, until it is told to stop.
-func Run(reg processors.Registry) *cobra.Command {
+func Run(parts topology.Parts) *cobra.Command {
 	var overlay, store string
 	var length time.Duration
 	var asJSON, verbose bool
@@ -39,7 +38,7 @@ so on standard error, and systemd is told if it has started the process.`,
 		Example: "  weir run topology.yaml --overlay mt-1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			f, findings := topology.Load(args[0], reg)
+			f, findings := topology.Load(args[0], parts)
 			if err := findings.Err(); err != nil {
 				return &ExitError{Code: ExitRejected, Err: err}
 			}
@@ -62,7 +61,7 @@ so on standard error, and systemd is told if it has started the process.`,
 			defer heapFloor()()
 			errs := newErrorLog(logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose).Handler())
 			log := slog.New(errs)
-			s, err := newSite(ctx, f, o, reg, log)
+			s, err := newSite(ctx, f, o, parts, log)
 			defer s.close()
 			defer func() { doc.Warnings, doc.Errors = errs.texts(slog.LevelWarn), errs.texts(slog.LevelError) }()
 			if err != nil {

@@ -2,9 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -136,6 +139,9 @@ func (s *screen) render(rep UpReport) []byte {
 		for _, st := range o.Stages {
 			fmt.Fprintf(&b, "  %-8s %s -> %s: %s\n", st.Name, st.From, st.To, stageLine(st))
 		}
+		for _, p := range o.Programs {
+			fmt.Fprintf(&b, "  %-8s %s\n", p.Role, programLine(p))
+		}
 	}
 	for _, n := range rep.Nodes {
 		fmt.Fprintf(&b, "nodes in %s: %d, %d registrations, %d failed\n", n.Overlay, n.Nodes, n.Published, n.Failed)
@@ -196,6 +202,17 @@ func stageLine(st topology.StageReport) string {
 	}
 	if st.Missing > 0 {
 		line += fmt.Sprintf(", %d MISSING", st.Missing)
+	}
+	return line
+}
+
+func programLine(p topology.ProgramReport) string {
+	if !p.Running {
+		return "stopped: " + cmp.Or(p.LastError, "starting")
+	}
+	line := "running"
+	for _, name := range slices.Sorted(maps.Keys(p.Counts)) {
+		line += fmt.Sprintf(", %d %s", p.Counts[name], name)
 	}
 	return line
 }

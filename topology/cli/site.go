@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
@@ -32,14 +31,23 @@ type site struct {
 
 // newSite brings an overlay up as far as its connection. The site has to be
 // closed, also after an error.
-func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, reg processors.Registry, log *slog.Logger) (*site, error) {
+func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, parts topology.Parts, log *slog.Logger) (*site, error) {
 	s := &site{file: f, overlay: o, log: log}
 	err := s.open(ctx)
 	if err == nil {
 		host, _ := os.Hostname() // only a name for operators
-		s.runner, err = topology.NewRunner(f, o.Name, reg, s.nc, fmt.Sprintf("%s-%d", host, os.Getpid()), log)
+		s.runner, err = topology.NewRunner(f, o.Name, parts, s.nc, s.backstage(), fmt.Sprintf("%s-%d", host, os.Getpid()), log)
 	}
 	return s, err
+}
+
+// backstage is what the programs of the overlay need of this process.
+func (s *site) backstage() topology.Backstage {
+	dir := s.file.Relative(filepath.Join("programs", s.overlay.Name))
+	if e := s.overlay.Broker.Embedded; e != nil {
+		dir = filepath.Join(e.Store, "programs")
+	}
+	return topology.Backstage{Connect: func(user string) (*nats.Conn, error) { return s.connect(user) }, Dir: dir}
 }
 
 // patience is how long a site waits for a broker that another process starts,
@@ -124,17 +132,17 @@ func (s *site) close() {
 	}
 }
 
-// connect opens a connection in a role, in process where the broker is here.
-func (s *site) connect(role string, extra ...nats.Option) (*nats.Conn, error) {
+// connect opens a connection as a user, in process where the broker is here.
+func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 	b := s.overlay.Broker
 	opts := jetstream.Options{
 		URLs: b.URLs, Context: b.Context, Creds: b.Creds, NKey: b.NKey, CA: b.TLS.CA, Cert: b.TLS.Cert, Key: b.TLS.Key,
-		Name: "weir " + s.overlay.Name + " " + role, Inbox: topology.Inbox(s.overlay.Name, role),
+		Name: "weir " + s.overlay.Name + " " + user, Inbox: topology.Inbox(s.overlay.Name, user),
 		Extra: append(s.observe(), extra...),
 	}
 	switch {
 	case s.broker != nil:
-		in, err := s.broker.InProcess(role)
+		in, err := s.broker.InProcess(user)
 		if err != nil {
 			return nil, err
 		}
@@ -144,7 +152,10 @@ func (s *site) connect(role string, extra ...nats.Option) (*nats.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		opts.URLs, opts.NKey = []string{client}, broker.KeyFile(b.Embedded.Store, role)
+		opts.URLs, opts.NKey = []string{client}, broker.KeyFile(b.Embedded.Store, user)
+	}
+	if b.Keys != "" {
+		opts.NKey = filepath.Join(b.Keys, user+".nk")
 	}
 	nc, err := jetstream.Connect(opts)
 	if err != nil {
@@ -211,7 +222,7 @@ func brokerUsers(f *topology.File, o *topology.Overlay) []broker.User {
 	var out []broker.User
 	for _, g := range topology.Grants(f) {
 		if g.Overlay == o.Name {
-			out = append(out, broker.User{Name: g.Role, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
+			out = append(out, broker.User{Name: g.User(), Account: g.Account, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
 		}
 	}
 	return out

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weirhq/weir/deploy"
-	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/topology"
 )
 
@@ -41,7 +40,7 @@ type upOptions struct {
 }
 
 // Up is the verb "up": everything on this machine from one file.
-func Up(reg processors.Registry) *cobra.Command {
+func Up(parts topology.Parts) *cobra.Command {
 	var o upOptions
 	doc := emptyUp()
 	cmd := &cobra.Command{
@@ -60,7 +59,7 @@ What it stores is kept in the store, and the next start goes on from there.`,
 				o.file = args[0]
 			}
 			var err error
-			doc, err = o.run(cmd, reg)
+			doc, err = o.run(cmd, parts)
 			return err
 		},
 	}
@@ -105,7 +104,7 @@ type machine struct {
 	errors  *errorLog
 }
 
-func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, error) {
+func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, error) {
 	if err := o.check(); err != nil {
 		return emptyUp(), err
 	}
@@ -117,11 +116,11 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 		}
 		path = o.file
 	}
-	f, findings := topology.Read(path, text, reg)
+	f, findings := topology.Read(path, text, parts)
 	if err := findings.Err(); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
-	if err := o.configure(f, reg); err != nil {
+	if err := o.configure(f, parts); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
 	if err := settleStores(f, o.store); err != nil {
@@ -140,7 +139,7 @@ func (o upOptions) run(cmd *cobra.Command, reg processors.Registry) (UpReport, e
 	ctx, stop := untilStopped(cmd.Context(), o.length)
 	defer stop()
 	defer heapFloor()()
-	return m.run(ctx, reg, out, screen)
+	return m.run(ctx, parts, out, screen)
 }
 
 // maxNodes is the most simulated nodes of one overlay, five times what a cell
@@ -183,7 +182,7 @@ func (o upOptions) check() error {
 }
 
 // configure sets in the topology what the flags say.
-func (o upOptions) configure(f *topology.File, reg processors.Registry) error {
+func (o upOptions) configure(f *topology.File, parts topology.Parts) error {
 	for _, set := range []struct {
 		flag, kind, key string
 		to              time.Duration
@@ -208,7 +207,7 @@ func (o upOptions) configure(f *topology.File, reg processors.Registry) error {
 		}
 	}
 	// What is wrong now is not in the file.
-	for _, finding := range topology.Check(f, reg) {
+	for _, finding := range topology.Check(f, parts) {
 		if finding.Severity == topology.Error {
 			return fmt.Errorf("--sample-every, --warn or --expire: %s", finding.Message)
 		}
@@ -216,14 +215,14 @@ func (o upOptions) configure(f *topology.File, reg processors.Registry) error {
 	return nil
 }
 
-func (m *machine) run(ctx context.Context, reg processors.Registry, out io.Writer, screen *screen) (UpReport, error) {
+func (m *machine) run(ctx context.Context, parts topology.Parts, out io.Writer, screen *screen) (UpReport, error) {
 	defer func() {
 		for _, s := range slices.Backward(m.sites) { // cells before the hub that they link to
 			s.close()
 		}
 	}()
 	for _, o := range topology.UplinksFirst(m.file) {
-		s, err := newSite(ctx, m.file, o, reg, m.log)
+		s, err := newSite(ctx, m.file, o, parts, m.log)
 		m.sites = append(m.sites, s)
 		if err != nil {
 			return m.report(ctx), err
