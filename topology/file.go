@@ -177,6 +177,16 @@ func (o *Overlay) Stage(name string) *Stage {
 	return nil
 }
 
+// Program returns the program of that role, or nil.
+func (o *Overlay) Program(role string) *Program {
+	for _, p := range o.Programs {
+		if p.Role == role {
+			return p
+		}
+	}
+	return nil
+}
+
 // Enters says that events enter by the stage: it reads a subject.
 func (s *Stage) Enters() bool { return s.From.Subject != "" }
 

@@ -18,6 +18,9 @@ const (
 	RoleServer = "server"
 	// RoleObserver looks and changes nothing.
 	RoleObserver = "observer"
+	// RoleCallout is the program that decides about connections of those that are
+	// none of these. Where an overlay has it, its broker asks it.
+	RoleCallout = "callout"
 	// RoleAdmin may do everything in the account FLEET.
 	RoleAdmin = "admin"
 )

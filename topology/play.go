@@ -16,6 +16,7 @@ import (
 // programs that it plays.
 type Backstage struct {
 	Connect func(user string) (*nats.Conn, error) // as a user of the overlay's broker
+	KeyFile func(name string) string              // where the seed of one of the broker's keys is
 	Dir     string                                // for what programs keep, a directory for each
 }
 
@@ -77,7 +78,7 @@ func (r *Runner) play(ctx context.Context, p *playing, log *slog.Logger) error {
 	defer p.running.Store(false)
 	return play(ctx, Post{
 		File: r.file, Overlay: r.overlay, Role: p.Role, Copy: r.holder, Conn: nc, Dir: dir, Log: log, Counters: &p.counters,
-		Relative: r.file.Relative, connect: r.backstage.Connect,
+		Relative: r.file.Relative, KeyFile: r.backstage.KeyFile, connect: r.backstage.Connect,
 	})
 }
 

@@ -118,6 +118,9 @@ type Post struct {
 	// Relative resolves the path of a file in the role's configuration, which is
 	// relative to the topology.
 	Relative func(path string) string
+	// KeyFile is where the seed of one of the broker's keys is: that of the
+	// role, and for the callout the one with which its answers are signed.
+	KeyFile  func(name string) string
 	Log      *slog.Logger
 	Counters *Counters
 

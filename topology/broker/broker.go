@@ -53,6 +53,9 @@ const (
 	LinkUser = "link"
 	// SystemUser may do everything in the account SYS.
 	SystemUser = "sys"
+	// CalloutIssuer is the key with which the program that decides about
+	// connections signs what it decides.
+	CalloutIssuer = "callout-issuer"
 )
 
 // How soon a broker and its peers miss each other. A peer that has died
@@ -146,6 +149,10 @@ type Options struct {
 	Users  []User
 	Leaves []Leaf
 	Uplink *Uplink
+	// Callout asks a program in the account AUTH about each connection of
+	// somebody who is none of the users and leaves above. Those get in without
+	// it, so links and programs do not depend on it.
+	Callout bool
 
 	Logger *slog.Logger // default slog.Default()
 }
@@ -345,6 +352,22 @@ func (b *Broker) authorize(opts *server.Options, o Options) error {
 		}
 		b.names[l.PublicKey] = "link of overlay " + l.Overlay
 		add(l.PublicKey, account[AccountFleet], l.Permissions, jwt.ConnectionTypeLeafnode)
+	}
+	if o.Callout {
+		return b.callout(opts)
+	}
+	return nil
+}
+
+// callout has the server ask a program about all whom it does not know.
+func (b *Broker) callout(opts *server.Options) error {
+	issuer, err := CalloutKey(b.store)
+	if err != nil {
+		return err
+	}
+	opts.AuthCallout = &server.AuthCallout{Issuer: issuer, Account: AccountAuth}
+	for _, u := range opts.Nkeys {
+		opts.AuthCallout.AuthUsers = append(opts.AuthCallout.AuthUsers, u.Nkey)
 	}
 	return nil
 }

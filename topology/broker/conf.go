@@ -11,9 +11,9 @@ import (
 // to the uplink. It is a part of a configuration file, to be included by one
 // that says where the server listens and stores.
 //
-// Of the options it uses Users, Leaves and Uplink. key returns what stands for
-// the public key of one of the users, SystemUser among them: the key itself, or
-// a variable of the configuration file.
+// Of the options it uses Users, Leaves, Uplink and Callout. key returns what
+// stands for the public key of one of the users, SystemUser among them, or of
+// CalloutIssuer: the key itself, or a variable of the configuration file.
 //
 // The subjects that an uplink is never given are the variable link_deny, which
 // the remote has to use for deny_imports and deny_exports.
@@ -42,11 +42,32 @@ func Conf(o Options, key func(user string) string) []byte {
 		b.WriteString("    ]\n  }\n")
 	}
 	fmt.Fprintf(&b, "}\nsystem_account: %s\n", AccountSystem)
+	confAuthorization(&b, o, key)
 	if o.Uplink != nil {
 		b.WriteString("\n# What never crosses the link to the uplink, in either direction.\n")
 		confList(&b, "", "link_deny:", o.Uplink.Deny)
 	}
 	return b.Bytes()
+}
+
+// confAuthorization writes how connections are judged: in a part of its own,
+// since of two such parts in a file the server takes the last one alone.
+func confAuthorization(b *bytes.Buffer, o Options, key func(user string) string) {
+	b.WriteString("\n# A connection may take this long to say who it is: when a whole fleet comes\n# back at once, two seconds are too few.\nauthorization {\n")
+	fmt.Fprintf(b, "  timeout: %.0f\n", authTimeout.Seconds())
+	if o.Callout {
+		fmt.Fprintf(b, "  # Whom none of the users above proves to be is asked of a program in %s.\n  auth_callout {\n    issuer: %s\n    account: %s\n    auth_users: [\n",
+			AccountAuth, key(CalloutIssuer), AccountAuth)
+		fmt.Fprintf(b, "      %s\n", key(SystemUser))
+		for _, u := range o.Users {
+			fmt.Fprintf(b, "      %s\n", key(u.Name))
+		}
+		for _, l := range o.Leaves {
+			fmt.Fprintf(b, "      %s\n", l.PublicKey)
+		}
+		b.WriteString("    ]\n  }\n")
+	}
+	b.WriteString("}\n")
 }
 
 // confUser writes one user. Without connection types the server would take a

@@ -134,21 +134,31 @@ func keyFile(store, user string) string { return filepath.Join(store, "keys", us
 // key, it makes one; the store need not belong to a running broker. That is how
 // a hub gets to know its cells before they start.
 func PublicKey(store, user string) (string, error) {
-	key, err := publicKey(store, user)
+	key, err := publicKey(store, user, nkeys.CreateUser, nkeys.IsValidPublicUserKey)
 	if err != nil {
 		return "", fmt.Errorf("key of user %q: %w", user, err)
 	}
 	return key, nil
 }
 
-func publicKey(store, user string) (string, error) {
-	if err := streams.ValidToken(user); err != nil {
+// CalloutKey is as PublicKey, for the key with which an auth callout signs its
+// answers, CalloutIssuer.
+func CalloutKey(store string) (string, error) {
+	key, err := publicKey(store, CalloutIssuer, nkeys.CreateAccount, nkeys.IsValidPublicAccountKey)
+	if err != nil {
+		return "", fmt.Errorf("key of the auth callout: %w", err)
+	}
+	return key, nil
+}
+
+func publicKey(store, name string, create func() (nkeys.KeyPair, error), valid func(string) bool) (string, error) {
+	if err := streams.ValidToken(name); err != nil {
 		return "", err // it becomes the name of a file
 	}
-	file := keyFile(store, user)
+	file := keyFile(store, name)
 	seed, err := readSeed(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeSeed(file); err != nil {
+		if err := makeSeed(file, create); err != nil {
 			return "", err
 		}
 		seed, err = readSeed(file)
@@ -166,8 +176,8 @@ func publicKey(store, user string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", file, err)
 	}
-	if !nkeys.IsValidPublicUserKey(key) {
-		return "", fmt.Errorf("%s: not the seed of a user", file)
+	if !valid(key) {
+		return "", fmt.Errorf("%s: the seed of something else", file)
 	}
 	return key, nil
 }
@@ -186,11 +196,11 @@ func readSeed(file string) ([]byte, error) {
 
 // makeSeed makes a key that nobody has seen. When two do it at the same time,
 // both keep the one that was there first.
-func makeSeed(file string) error {
+func makeSeed(file string, create func() (nkeys.KeyPair, error)) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	kp, err := nkeys.CreateUser()
+	kp, err := create()
 	if err != nil {
 		return err
 	}

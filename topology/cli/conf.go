@@ -63,15 +63,21 @@ the file <overlay>.keys.conf beside the printed one has to define the public key
 func conf(f *topology.File, o *topology.Overlay, keys string) ([]byte, error) {
 	var defined bytes.Buffer
 	var failed error
+	known := map[string]bool{}
 	key := func(overlay, user, name string) string {
-		if keys != "" && failed == nil {
+		if keys != "" && failed == nil && !known[name] {
+			make := broker.PublicKey
+			if user == broker.CalloutIssuer {
+				make = func(store, _ string) (string, error) { return broker.CalloutKey(store) }
+			}
 			var public string
-			public, failed = broker.PublicKey(filepath.Join(keys, overlay), user)
+			public, failed = make(filepath.Join(keys, overlay), user)
 			fmt.Fprintf(&defined, "%s: %s\n", name, public)
+			known[name] = true
 		}
 		return "$" + name
 	}
-	opts := broker.Options{Users: brokerUsers(f, o)}
+	opts := broker.Options{Users: brokerUsers(f, o), Callout: o.Program(topology.RoleCallout) != nil}
 	for _, l := range topology.Links(f) {
 		switch child := f.Overlay(l.Overlay); {
 		case o.Name == l.Overlay:

@@ -47,7 +47,15 @@ func (s *site) backstage() topology.Backstage {
 	if e := s.overlay.Broker.Embedded; e != nil {
 		dir = filepath.Join(e.Store, "programs")
 	}
-	return topology.Backstage{Connect: func(user string) (*nats.Conn, error) { return s.connect(user) }, Dir: dir}
+	return topology.Backstage{Connect: func(user string) (*nats.Conn, error) { return s.connect(user) }, KeyFile: s.keyFile, Dir: dir}
+}
+
+// keyFile is where the seed of a key of the overlay's broker is.
+func (s *site) keyFile(name string) string {
+	if e := s.overlay.Broker.Embedded; e != nil {
+		return broker.KeyFile(e.Store, name)
+	}
+	return filepath.Join(s.overlay.Broker.Keys, name+".nk")
 }
 
 // patience is how long a site waits for a broker that another process starts,
@@ -152,10 +160,10 @@ func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		opts.URLs, opts.NKey = []string{client}, broker.KeyFile(b.Embedded.Store, user)
+		opts.URLs, opts.NKey = []string{client}, s.keyFile(user)
 	}
 	if b.Keys != "" {
-		opts.NKey = filepath.Join(b.Keys, user+".nk")
+		opts.NKey = s.keyFile(user)
 	}
 	nc, err := jetstream.Connect(opts)
 	if err != nil {
@@ -197,7 +205,7 @@ func startBroker(f *topology.File, o *topology.Overlay, log *slog.Logger) (*brok
 	opts := broker.Options{
 		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync, Logger: log,
 	}
-	opts.Users = brokerUsers(f, o)
+	opts.Users, opts.Callout = brokerUsers(f, o), o.Program(topology.RoleCallout) != nil
 	for _, l := range topology.Links(f) {
 		switch o.Name {
 		case l.Uplink:
