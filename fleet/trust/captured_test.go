@@ -3,6 +3,7 @@ package trust_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
@@ -57,7 +58,7 @@ func theirs(t testing.TB) trust.Issuers {
 	if err != nil {
 		t.Fatal(err)
 	}
-	is, err := trust.NewIssuers(map[string][]ed25519.PublicKey{"choria": {key}})
+	is, err := trust.NewIssuers(map[string][]ed25519.PublicKey{"choria": {key}}, trust.Revocations{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,5 +218,124 @@ func TestCapturedSessions(t *testing.T) {
 	}
 	if requests < 50 || replies < 50 || unsigned == 0 {
 		t.Errorf("%d requests, %d replies, %d unsigned", requests, replies, unsigned)
+	}
+}
+
+// Every token that real tools have made is believed, or refused for its reason.
+func TestCapturedTokens(t *testing.T) {
+	is, at := theirs(t), time.Unix(1795340300, 0)
+	refused := map[string]error{
+		"expired-user.jwt": trust.ErrExpired, "otherou-user.jwt": trust.ErrUntrusted, "wrongissuer-user.jwt": trust.ErrUntrusted,
+	}
+	files := []string{"../08-provisioned-node/server.jwt"}
+	for _, n := range strings.Fields(`admin auditor authenticator broker expired-user login-alice login-bob n1 n2 n3 otherou-user
+		provisioner provisioning readonly signer-rpc signer user wrongissuer-user`) {
+		files = append(files, n+".jwt")
+	}
+	issuers, chained := 0, 0
+	for _, name := range files {
+		tok := trust.NewToken(strings.TrimSpace(string(shared(t, "data", "choria", "keys", name))))
+		if name == "provisioning.jwt" {
+			c, err := is.VerifyProvisioning(at, tok)
+			if err != nil || !c.Presented("dev-prov-s3cret") || c.Presented("dev-prov-s3cres") {
+				t.Errorf("%s: %v", name, err)
+			}
+			if s, _ := c.Provisioning(); s.URLs[0] != "nats://127.0.0.1:4222" || string(s.Extensions) != `{"cell":"c1","region":"mt"}` || !s.ProtocolV2 || !s.Default {
+				t.Errorf("%s: %+v", name, s)
+			}
+			continue
+		}
+		c, err := is.Verify(at, tok)
+		if want := refused[name]; !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%s: got %v, want %v", name, err, want)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		if c.IsIssuer() {
+			issuers++
+		}
+		if id, key, ok := c.Chain(); ok {
+			chained++
+			for _, value := range []trust.Revocation{
+				{Kind: trust.RevokeToken, Value: id}, {Kind: trust.RevokeKey, Value: hex.EncodeToString(key)},
+			} {
+				value.Time, value.Reason = at, "test"
+				rs, err := trust.NewRevocations(value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := is.WithRevocations(rs).Verify(at, tok); !errors.Is(err, trust.ErrRevoked) {
+					t.Errorf("%s, its issuer revoked: %v", name, err)
+				}
+			}
+		}
+		if name == "login-bob.jwt" && (c.UserProperties()["team"] != "b" || c.Agents()[0] != "rpcutil.ping" || !c.May("signed_fleet_management")) {
+			t.Errorf("%s: %s", name, c.JSON())
+		}
+	}
+	if issuers != 2 || chained != 3 {
+		t.Errorf("%d issuers and %d of theirs, want 2 and 3", issuers, chained)
+	}
+}
+
+// A real login issuer, limited to what it is for, issues no nodes, and its logins
+// are believed.
+func TestCapturedIssuerWithLimit(t *testing.T) {
+	is, at := theirs(t), time.Unix(1795340300, 0)
+	read := func(name string) trust.Token {
+		return trust.NewToken(strings.TrimSpace(string(shared(t, "data", "choria", "keys", name))))
+	}
+	aaa, err := is.Verify(at, read("authenticator.jwt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited, err := is.WithLimit(aaa.Key(), trust.Scope{
+		Purposes: []trust.Purpose{trust.Client}, Permissions: []string{"events_viewer", "fleet_management", "signed_fleet_management"},
+	}, aaa.Expires())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := limited.Verify(at, read("login-alice.jwt")); err != nil {
+		t.Error(err)
+	}
+	seed, err := trust.ParseSeed(strings.TrimSpace(string(shared(t, "data", "choria", "keys", "authenticator.seed"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := limited.ChainIssuer(at, read("authenticator.jwt"), seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := issuer.Server(at, noise("x"), node(nil)); !errors.Is(err, trust.ErrScope) {
+		t.Errorf("a node: %v", err)
+	}
+	tok, err := issuer.Client(at, noise("x"), person(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := published(mustKey(t, string(shared(t, "data", "choria", "keys", "issuer.public"))), tok.Text(), at); err != nil {
+		t.Errorf("by the published scheme: %v", err)
+	}
+}
+
+func mustKey(t testing.TB, text string) ed25519.PublicKey {
+	t.Helper()
+	k, err := trust.ParseKey(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// The independent reading of the scheme accepts what real tools have made.
+func TestCapturedTokensByThePublishedScheme(t *testing.T) {
+	org := mustKey(t, string(shared(t, "data", "choria", "keys", "issuer.public")))
+	for _, n := range strings.Fields("admin auditor authenticator broker login-alice login-bob n1 provisioner provisioning signer user ../08-provisioned-node/server") {
+		text := strings.TrimSpace(string(shared(t, "data", "choria", "keys", n+".jwt")))
+		if err := published(org, text, time.Unix(1795340300, 0)); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
 	}
 }

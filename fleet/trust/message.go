@@ -28,6 +28,7 @@ const agentRegistration = "registration"
 
 // Permissions of clients, by their names in tokens.
 const (
+	mayProvision = "provisioner"
 	mayManage    = "fleet_management"
 	mustBeSigned = "signed_fleet_management"
 	mayDelegate  = "authentication_delegator"
@@ -120,13 +121,13 @@ func (s SignedRequest) Verify(now time.Time, is Issuers) (Verified, error) {
 }
 
 func (s SignedRequest) verify(now time.Time, is Issuers) (Verified, error) {
-	by, err := is.verify(now, s.Caller)
+	by, err := is.verifyParty(now, s.Caller)
 	if err != nil {
 		return Verified{}, fmt.Errorf("token of the caller: %w", err)
 	}
 	signer, delegated := by, !s.Signer.IsZero()
 	if delegated {
-		if signer, err = is.verify(now, s.Signer); err != nil {
+		if signer, err = is.verifyParty(now, s.Signer); err != nil {
 			return Verified{}, fmt.Errorf("token of the signer: %w", err)
 		}
 	}
@@ -269,7 +270,7 @@ func (s SignedReply) verify(now time.Time, is Issuers) (VerifiedReply, error) {
 	if s.Sender.IsZero() || len(s.Signature) == 0 {
 		return VerifiedReply{}, fmt.Errorf("%w: it is not signed", ErrSignature)
 	}
-	by, err := is.verify(now, s.Sender)
+	by, err := is.verifyParty(now, s.Sender)
 	if err != nil {
 		return VerifiedReply{}, fmt.Errorf("token of the sender: %w", err)
 	}

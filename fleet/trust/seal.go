@@ -3,14 +3,12 @@ package trust
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/segmentio/ksuid"
 )
 
 // Registration is what a node tells about itself, and what it signs that with.
@@ -86,10 +84,7 @@ func (r Registration) belongs() error {
 		return fmt.Errorf("key of %d bytes, want %d", len(r.Key), ed25519.PrivateKeySize)
 	}
 	var c claims
-	if _, _, err := jwt.NewParser().ParseUnverified(r.Token.text, &c); err != nil {
-		return fmt.Errorf("token: %w", err)
-	}
-	if err := c.complete(); err != nil {
+	if err := unverified(r.Token, &c); err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
 	if c.Identity != r.Identity {
@@ -101,21 +96,19 @@ func (r Registration) belongs() error {
 	return nil
 }
 
-// KSUIDs count seconds from this time.
-const ksuidEpoch = 1_400_000_000
-
-// newID returns a KSUID: 27 letters and digits that sort by time, made of 4
-// bytes of time in seconds and 16 random ones.
+// newID returns a KSUID: 27 letters and digits that sort by time, made of the time
+// in seconds and 16 random bytes.
 func newID(now time.Time) string {
-	var b [20]byte
-	binary.BigEndian.PutUint32(b[:], uint32(now.Unix()-ksuidEpoch))
-	_, _ = rand.Read(b[4:]) // crypto/rand never fails
-	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	n, base, digit := new(big.Int).SetBytes(b[:]), big.NewInt(int64(len(digits))), new(big.Int)
-	var id [27]byte
-	for i := range id {
-		n.DivMod(n, base, digit)
-		id[len(id)-1-i] = digits[digit.Int64()]
+	b := make([]byte, ksuidPayload)
+	_, _ = rand.Read(b) // crypto/rand never fails
+	return idOf(now, b)
+}
+
+// idOf makes the KSUID of a time and 16 bytes.
+func idOf(now time.Time, payload []byte) string {
+	id, err := ksuid.FromParts(now, payload)
+	if err != nil {
+		panic("trust: the payload of an id has another size: " + err.Error())
 	}
-	return string(id[:])
+	return id.String()
 }

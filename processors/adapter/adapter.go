@@ -141,7 +141,7 @@ func parseIssuers(texts map[string][]string) (trust.Issuers, error) {
 			keys[ou] = append(keys[ou], k)
 		}
 	}
-	return trust.NewIssuers(keys)
+	return trust.NewIssuers(keys, trust.Revocations{}) // a replay finds what was believed at the time
 }
 
 // Warnings implements processors.Warner.

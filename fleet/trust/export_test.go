@@ -1,4 +1,0 @@
-package trust
-
-// Text is what a token was made of, for tests alone.
-func Text(t Token) string { return t.text }
