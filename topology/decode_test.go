@@ -181,7 +181,7 @@ func TestEveryStreamFileDecodes(t *testing.T) {
 		concern := strings.TrimSuffix(e.Name(), ".yaml")
 		f := decode(t, "topology: t\noverlays: { a: { class: c, broker: { context: a } } }\nclasses: { c: { streams: ["+concern+"] } }\n")
 		s := f.Overlays[0].Streams[0]
-		if s.Name != strings.ToUpper(concern) || s.Concern != concern || s.Description == "" || s.Schema == "" || s.MaxAge == 0 || s.MaxBytes == 0 {
+		if s.Name != strings.ToUpper(concern) || s.Concern != concern || s.Description == "" || s.Schema == "" || s.MaxAge == 0 && s.MaxMsgsPerSubject == 0 || s.MaxBytes == 0 {
 			t.Errorf("%s: %+v", e.Name(), s.Spec)
 		}
 		if len(s.Subjects) != 1 || s.Subjects[0] != concern+".a.>" {
