@@ -92,6 +92,11 @@ var importRules = []importRule{
 		reason: "the machine is asked in fleet/server/facts and nowhere else, where every question is bounded in time",
 	},
 	{
+		of: []string{"..."}, except: []string{"fleet/trust/policy", "bench/..."},
+		deny:   []string{"github.com/open-policy-agent/..."},
+		reason: "policies are run in fleet/trust/policy and nowhere else, where their time, size and reach are limited",
+	},
+	{
 		of: []string{"..."}, except: []string{"", "*/cli/...", "bench/..."},
 		deny:   []string{module + "/*/cli/...", module + "/bench/..."},
 		reason: "what people type and what measures is outermost: only main and the cli folders see all",
@@ -203,6 +208,10 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/trust", "log/slog", false},
 		{"fleet/trust/policy", module + "/fleet/trust", true},
 		{"fleet/trust/policy", module + "/schemas", false},
+		{"fleet/trust/policy", "github.com/open-policy-agent/opa/v1/rego", true},
+		{"fleet/trust/policy", "net/http", false},
+		{"fleet/trust", "github.com/open-policy-agent/opa/v1/rego", false},
+		{"fleet/signer", "github.com/open-policy-agent/opa/v1/ast", false},
 		{"processors", "context", true},
 		{"processors", module + "/schemas", true},
 		{"processors", module + "/streams/jetstream", false},
