@@ -83,6 +83,10 @@ var importRules = []importRule{
 		reason: "a program does I/O and a processor is pure: they meet in streams and never in code",
 	},
 	{
+		of: []string{"fleet/audit"}, weir: []string{"streams", "schemas"}, deny: []string{"github.com/nats-io/...", "log/...", "net/...", "os/..."},
+		reason: "chaining and verifying the audit is pure: it can be checked where there is no broker, on records of any copy",
+	},
+	{
 		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
 		reason: "facts are found without a fleet: the verb that shows them needs no broker",
 	},
@@ -189,6 +193,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"", module + "/bench", true},
 		{"bench", module + "/topology", true},
 		{"bench/lab", "github.com/nats-io/nats.go/jetstream", true},
+		{"fleet/audit", module + "/streams", true},
+		{"fleet/audit", module + "/streams/jetstream", false},
+		{"fleet/audit", "os", false},
 		{"fleet/cli", module + "/topology", true},
 		{"fleet/server", module + "/bench", false},
 		{"fleet/server", module + "/fleet/trust", true},
