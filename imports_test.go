@@ -83,6 +83,10 @@ var importRules = []importRule{
 		reason: "a program does I/O and a processor is pure: they meet in streams and never in code",
 	},
 	{
+		of: []string{"fleet/audit"}, weir: []string{"streams", "schemas"}, deny: []string{"github.com/nats-io/...", "log/...", "net/...", "os/..."},
+		reason: "chaining and verifying the audit is pure: it can be checked where there is no broker, on records of any copy",
+	},
+	{
 		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
 		reason: "facts are found without a fleet: the verb that shows them needs no broker",
 	},
@@ -90,6 +94,11 @@ var importRules = []importRule{
 		of: []string{"..."}, except: []string{"fleet/server/facts"},
 		deny:   []string{"github.com/shirou/gopsutil/..."},
 		reason: "the machine is asked in fleet/server/facts and nowhere else, where every question is bounded in time",
+	},
+	{
+		of: []string{"..."}, except: []string{"fleet/trust/policy", "bench/..."},
+		deny:   []string{"github.com/open-policy-agent/..."},
+		reason: "policies are run in fleet/trust/policy and nowhere else, where their time, size and reach are limited",
 	},
 	{
 		of: []string{"..."}, except: []string{"", "*/cli/...", "bench/..."},
@@ -184,6 +193,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"", module + "/bench", true},
 		{"bench", module + "/topology", true},
 		{"bench/lab", "github.com/nats-io/nats.go/jetstream", true},
+		{"fleet/audit", module + "/streams", true},
+		{"fleet/audit", module + "/streams/jetstream", false},
+		{"fleet/audit", "os", false},
 		{"fleet/cli", module + "/topology", true},
 		{"fleet/server", module + "/bench", false},
 		{"fleet/server", module + "/fleet/trust", true},
@@ -203,6 +215,10 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/trust", "log/slog", false},
 		{"fleet/trust/policy", module + "/fleet/trust", true},
 		{"fleet/trust/policy", module + "/schemas", false},
+		{"fleet/trust/policy", "github.com/open-policy-agent/opa/v1/rego", true},
+		{"fleet/trust/policy", "net/http", false},
+		{"fleet/trust", "github.com/open-policy-agent/opa/v1/rego", false},
+		{"fleet/signer", "github.com/open-policy-agent/opa/v1/ast", false},
 		{"processors", "context", true},
 		{"processors", module + "/schemas", true},
 		{"processors", module + "/streams/jetstream", false},

@@ -69,6 +69,9 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{LifecycleReloadName, "weir/lifecycle/v1/reload", "A program was told to read its configuration again."},
 	{LifecycleSpoolFullName, "weir/lifecycle/v1/spool_full", "What a program keeps to send later has no more room."},
 	{AgeAdvisoryName, "sr/v2/age_advisory", "A node is new, silent, back or gone."},
+	{SignatureAuditName, "choria/signer/v1/signature_audit", "What somebody has asked a signer to sign, and what it said."},
+	{AuditDecisionName, "weir/audit/v1/decision", "A decision about who may do what, other than that of a signer."},
+	{AuditCheckpointName, "weir/audit/v1/checkpoint", "A program vouches for its records of the audit up to this one."},
 	{OverlaySilentName, "weir/advisory/v1/overlay_silent", "Many nodes went silent at once, or are back."},
 }
 

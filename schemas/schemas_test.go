@@ -39,6 +39,9 @@ var decoders = map[string]func([]byte) error{
 	schemas.LifecycleReloadName:      lifecycleOf(schemas.Reload),
 	schemas.LifecycleSpoolFullName:   lifecycleOf(schemas.SpoolFull),
 	schemas.AgeAdvisoryName:          func(b []byte) error { _, err := schemas.DecodeAgeAdvisory(b); return err },
+	schemas.SignatureAuditName:       func(b []byte) error { _, err := schemas.DecodeSignatureAudit(b); return err },
+	schemas.AuditDecisionName:        func(b []byte) error { _, err := schemas.DecodeAuditDecision(b); return err },
+	schemas.AuditCheckpointName:      func(b []byte) error { _, err := schemas.DecodeAuditCheckpoint(b); return err },
 	schemas.OverlaySilentName:        func(b []byte) error { _, err := schemas.DecodeOverlaySilent(b); return err },
 }
 
@@ -233,10 +236,15 @@ func TestPublishedSchemas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	audit, err := signatureAudit.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		doc  []byte
 	}{
+		{schemas.SignatureAuditName, audit},
 		{schemas.AdapterOutputName, output},
 		{schemas.InventoryContentName, content},
 		{schemas.AgeAdvisoryName, advisory},
