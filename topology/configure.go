@@ -4,8 +4,25 @@ import (
 	"fmt"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 )
+
+// Setting returns the text of a key of the stage's configuration, and whether the
+// key is there. What is no single value has no text.
+func (s *Stage) Setting(key string) (text string, ok bool) {
+	m, _ := s.With.(*ast.MappingNode)
+	if m == nil {
+		return "", false
+	}
+	for _, e := range m.Values {
+		if name, _ := scalarText(e.Key); name == key {
+			text, _ = scalarText(e.Value)
+			return text, true
+		}
+	}
+	return "", false
+}
 
 // Configure sets a key of the stage's configuration, over what the file says or
 // beside it. The kind sees it when the file is checked again.

@@ -108,7 +108,7 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
 		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
-		Extra: []nats.Option{
+		Extra: append([]nats.Option{
 			// A node may start before its broker, and fleets come back together.
 			nats.RetryOnFailedConnect(true),
 			nats.ReconnectWait(time.Second),
@@ -119,7 +119,7 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 			nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
 			nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("Not connected", "error", err) }),
-		},
+		}, f.Credentials.Options()...),
 	})
 	if err != nil {
 		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
@@ -131,7 +131,7 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 	}
 	n, err := server.New(server.Options{
 		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil),
-		Wrap: server.RequestOf(f.Identity, collective), Log: log,
+		Wrap: server.RequestOf(f.Identity, collective, f.Credentials.Read), Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, rejected(err)

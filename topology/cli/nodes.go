@@ -141,7 +141,7 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 		identity := thisMachine()
 		node, err := server.New(server.Options{
 			Identity: identity, Settings: settings, Conn: server.NATS{Conn: nc}, Gather: gather,
-			Wrap: server.RequestOf(identity, server.DefaultCollective), Log: m.log.With("overlay", s.overlay.Name, "node", identity),
+			Wrap: server.RequestOf(identity, server.DefaultCollective, func() (server.Credentials, error) { return m.org.credentials(identity) }), Log: m.log.With("overlay", s.overlay.Name, "node", identity),
 		})
 		if err != nil {
 			return p, nc.Close, err
@@ -151,7 +151,7 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 	if m.upOptions.nodes > 0 {
 		sim, err := server.NewSimulation(ctx, server.SimulationOptions{
 			Prefix: "sim-" + s.overlay.Name, Nodes: m.upOptions.nodes, Settings: settings, Gather: gather, ChangeEvery: changeEvery,
-			Wrap:    server.Request(server.DefaultCollective),
+			Wrap:    server.Request(server.DefaultCollective, m.org.credentials),
 			Connect: func(string) (server.Conn, func(), error) { return server.NATS{Conn: nc}, nil, nil },
 			Log:     m.log.With("overlay", s.overlay.Name),
 		})

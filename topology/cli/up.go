@@ -96,6 +96,7 @@ func emptyUp() UpReport {
 type machine struct {
 	upOptions
 	file    *topology.File
+	org     *organization
 	sites   []*site
 	nodes   []*population
 	heard   *advisories
@@ -120,6 +121,13 @@ func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, erro
 	if err := findings.Err(); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
+	org, err := newOrganization(o.store)
+	if err != nil {
+		return emptyUp(), err
+	}
+	if err := org.believe(f); err != nil {
+		return emptyUp(), err
+	}
 	if err := o.configure(f, parts); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
@@ -134,7 +142,7 @@ func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, erro
 	out := cmd.OutOrStdout()
 	screen := newScreen(out, !o.asJSON)
 	errs := newErrorLog(logger(screen.log(cmd.ErrOrStderr()), slog.LevelWarn, o.verbose).Handler())
-	m := &machine{upOptions: o, file: f, heard: newAdvisories(), started: time.Now(), log: slog.New(errs), errors: errs}
+	m := &machine{upOptions: o, file: f, org: org, heard: newAdvisories(), started: time.Now(), log: slog.New(errs), errors: errs}
 
 	ctx, stop := untilStopped(cmd.Context(), o.length)
 	defer stop()

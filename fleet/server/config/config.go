@@ -62,8 +62,11 @@ const DefaultFacterEvery = 30 * time.Minute
 type File struct {
 	Identity string
 	Broker   Broker
-	Settings server.Settings
-	Facts    Facts
+	// Credentials are how the node proves itself to the broker and to who reads
+	// what it says.
+	Credentials server.CredentialFiles
+	Settings    server.Settings
+	Facts       Facts
 
 	Classes     []string
 	ClassesFile string // one class in each line; "" is none
@@ -123,7 +126,7 @@ func Decode(name string, b []byte) (*File, error) {
 		return nil, d.problems
 	}
 	dir := filepath.Dir(name)
-	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.ClassesFile} {
+	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Credentials.Token, &f.Credentials.Seed, &f.ClassesFile} {
 		*p = below(dir, *p)
 	}
 	for i, p := range f.Facts.Files {
@@ -151,6 +154,8 @@ func (d *decoder) read(f *File, root ast.Node) {
 		}},
 		field{"component", d.checked(&s.Component, streams.ValidToken)},
 		field{"broker", func(path string, n ast.Node) { broker = n; d.broker(&f.Broker, path, n) }},
+		field{"token", d.text(&f.Credentials.Token)},
+		field{"seed", d.text(&f.Credentials.Seed)},
 		field{"alive", d.duration(&s.Alive)},
 		field{"registration", func(path string, n ast.Node) {
 			d.object(path, n,
@@ -183,6 +188,9 @@ func (d *decoder) read(f *File, root ast.Node) {
 		field{"tags", d.pairs(&f.Tags)},
 	)
 	s.IgnoreChanges = !content
+	if (f.Credentials.Token == "") != (f.Credentials.Seed == "") {
+		d.reportf(root, "token and seed go together")
+	}
 	if every := max(s.Every, 0); s.Splay > 0 && (every > 0 && s.Splay > every || every == 0 && s.Splay > server.DefaultEvery) {
 		d.reportf(interval, "registration: splay %v is longer than the interval", s.Splay)
 	}
