@@ -54,7 +54,7 @@ type scale struct {
 	burst         int // registrations at once
 	senders       int // of the streams that are thinned or watched
 	messages      int // in those
-	silent        int // nodes that go silent at once
+	nodes         int // that go silent at once
 	keys          int // in the state that is saved
 	rate          int // messages per second while it is
 	flow          time.Duration
@@ -72,7 +72,7 @@ type Results struct {
 }
 
 // modes are what can be measured, in the order of all.
-var modes = []struct {
+var modes = []struct { //nolint:gochecknoglobals // a table
 	name string
 	run  func(l *lab, ctx context.Context, res *Results) error
 }{
@@ -115,11 +115,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	fl := flag.NewFlagSet("stages [MODE...]", flag.ContinueOnError)
 	fl.SetOutput(progress)
 	fl.IntVar(&l.rounds, "rounds", 3, "runs of weir in a comparison; the baseline runs once more")
-	fl.IntVar(&l.registrations, "registrations", 20_000, "registrations in a run of adapter")
+	fl.IntVar(&l.registrations, "registrations", 15_000, "registrations in a run of adapter")
 	fl.IntVar(&l.burst, "burst", 30_000, "registrations in a burst")
 	fl.IntVar(&l.senders, "senders", 20_000, "senders in a run of sampler or advisor")
-	fl.IntVar(&l.messages, "messages", 120_000, "messages in a run of sampler or advisor")
-	fl.IntVar(&l.silent, "nodes", 20_000, "nodes that go silent")
+	fl.IntVar(&l.messages, "messages", 240_000, "messages in a run of sampler or advisor")
+	fl.IntVar(&l.nodes, "nodes", 20_000, "nodes that go silent")
 	fl.IntVar(&l.keys, "keys", 1_000_000, "keys in the state of snapshots")
 	fl.IntVar(&l.rate, "rate", 1000, "messages per second while snapshots are taken")
 	fl.DurationVar(&l.flow, "flow", 20*time.Second, "for so long")
@@ -169,7 +169,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 }
 
 func (s scale) valid() error {
-	for _, n := range []int{s.rounds, s.registrations, s.burst, s.senders, s.silent, s.keys, s.rate} {
+	for _, n := range []int{s.rounds, s.registrations, s.burst, s.senders, s.nodes, s.keys, s.rate} {
 		if n < 1 {
 			return errors.New("counts must be 1 or more")
 		}

@@ -67,7 +67,7 @@ func (t *trial) silent(ctx context.Context) (Silence, error) {
 	if err != nil {
 		return Silence{}, err
 	}
-	o := newOutputs(t.scale.silent, t.scale.silent+1)
+	o := newOutputs(t.nodes, t.nodes+1)
 	for began, i := time.Now(), 0; i < beats; i++ {
 		t.say("silence: %d nodes are heard of, %d of %d", o.senders, i+1, beats)
 		if err := t.fill(ctx, o.senders, o.message); err != nil {

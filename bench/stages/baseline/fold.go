@@ -41,21 +41,21 @@ type passed struct {
 
 func newSampler() *sampler { return &sampler{map[string]passed{}} }
 
-func (s *sampler) fold(m jetstream.Msg) (*nats.Msg, error) {
+func (s *sampler) fold(m jetstream.Msg) (out *nats.Msg, passes bool, err error) {
 	from, err := sender(m)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	size := len(m.Data())
 	if p, ok := s.last[from]; ok && meta.Timestamp.Sub(p.at) < every && max(size-p.size, p.size-size) < change {
-		return nil, nil
+		return nil, false, nil
 	}
 	s.last[from] = passed{meta.Timestamp, size}
-	return &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}, nil
+	return &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}, true, nil
 }
 
 // advisor tells of each new sender. Nobody is silent for long enough in the
@@ -64,19 +64,19 @@ type advisor struct{ seen map[string]time.Time }
 
 func newAdvisor() *advisor { return &advisor{map[string]time.Time{}} }
 
-func (a *advisor) fold(m jetstream.Msg) (*nats.Msg, error) {
+func (a *advisor) fold(m jetstream.Msg) (out *nats.Msg, passes bool, err error) {
 	from, err := sender(m)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	meta, err := m.Metadata()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	_, known := a.seen[from]
 	a.seen[from] = meta.Timestamp
 	if known {
-		return nil, nil
+		return nil, false, nil
 	}
 	at := meta.Timestamp.Unix()
 	data, err := json.Marshal(struct {
@@ -90,5 +90,5 @@ func (a *advisor) fold(m jetstream.Msg) (*nats.Msg, error) {
 		Event        string `json:"event"`
 		Value        string `json:"value"`
 	}{"io.choria.sr.v2.age_advisory", nuid.Next(), "sender", 0, at, "baseline", at, "new", strings.Clone(from)})
-	return &nats.Msg{Subject: "new." + from, Data: data}, err
+	return &nats.Msg{Subject: "new." + from, Data: data}, true, err
 }

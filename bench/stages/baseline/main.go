@@ -61,72 +61,95 @@ func (s settings) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	left, done := s.msgs, make(chan error, 1)
-	// after counts a message that was handled, and says whether that was not the last.
-	after := func(err error) {
-		if left--; err != nil || left == 0 {
-			left = 0
-			done <- err
-		}
+	h := &handled{left: s.msgs, done: make(chan error, 1)}
+	send := func(o *nats.Msg) error {
+		o.Subject = s.prefix + o.Subject
+		return out.Publish(ctx, o)
 	}
-	switch s.mode {
-	case "adapter":
-		a, err := newAdapter(s.issuer)
-		if err != nil {
-			return err
-		}
-		sub, err := nc.Subscribe(s.subject, func(m *nats.Msg) {
-			if left == 0 {
-				return
-			}
-			o, err := a.adapt(m.Data)
-			if err == nil {
-				o.Subject = s.prefix + o.Subject
-				err = out.Publish(ctx, o)
-			}
-			after(err)
-		})
-		if err != nil {
-			return err
-		}
-		if err := sub.SetPendingLimits(-1, -1); err != nil {
-			return err
-		}
-	case "sampler", "advisor":
-		fold := newSampler().fold
-		if s.mode == "advisor" {
-			fold = newAdvisor().fold
-		}
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return err
-		}
-		cons, err := js.OrderedConsumer(ctx, s.stream, jetstream.OrderedConsumerConfig{})
-		if err != nil {
-			return err
-		}
-		read, err := cons.Consume(func(m jetstream.Msg) {
-			if left == 0 {
-				return
-			}
-			o, err := fold(m)
-			if err == nil && o != nil {
-				o.Subject = s.prefix + o.Subject
-				err = out.Publish(ctx, o)
-			}
-			after(err)
-		}, jetstream.PullMaxMessages(5000))
-		if err != nil {
-			return err
-		}
-		defer read.Stop()
-	default:
-		return fmt.Errorf("no mode %q", s.mode)
+	stop, err := s.read(ctx, nc, h, send)
+	if err != nil {
+		return err
 	}
+	defer stop()
 	select {
-	case err = <-done:
+	case err = <-h.done:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	return errors.Join(err, out.Drain(ctx))
+}
+
+// read begins to handle what comes.
+func (s settings) read(ctx context.Context, nc *nats.Conn, h *handled, send func(*nats.Msg) error) (stop func(), err error) {
+	switch s.mode {
+	case "adapter":
+		return s.subscribe(nc, h, send)
+	case "sampler":
+		return s.consume(ctx, nc, h, newSampler().fold, send)
+	case "advisor":
+		return s.consume(ctx, nc, h, newAdvisor().fold, send)
+	}
+	return nil, fmt.Errorf("no mode %q", s.mode)
+}
+
+// handled counts messages. It belongs to one goroutine, but for done.
+type handled struct {
+	left int
+	done chan error
+}
+
+// one counts a message that was handled, and tells when that was the last.
+func (h *handled) one(err error) {
+	if h.left--; err != nil || h.left == 0 {
+		h.left = 0
+		h.done <- err
+	}
+}
+
+// subscribe adapts what is published on the subject.
+func (s settings) subscribe(nc *nats.Conn, h *handled, send func(*nats.Msg) error) (stop func(), err error) {
+	a, err := newAdapter(s.issuer)
+	if err != nil {
+		return nil, err
+	}
+	sub, err := nc.Subscribe(s.subject, func(m *nats.Msg) {
+		if h.left == 0 {
+			return
+		}
+		o, err := a.adapt(m.Data)
+		if err == nil {
+			err = send(o)
+		}
+		h.one(err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = sub.Unsubscribe() }, sub.SetPendingLimits(-1, -1) // the connection ends soon
+}
+
+// consume folds what the stream holds.
+func (s settings) consume(ctx context.Context, nc *nats.Conn, h *handled, fold func(jetstream.Msg) (*nats.Msg, bool, error), send func(*nats.Msg) error) (stop func(), err error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	cons, err := js.OrderedConsumer(ctx, s.stream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, err
+	}
+	read, err := cons.Consume(func(m jetstream.Msg) {
+		if h.left == 0 {
+			return
+		}
+		o, passes, err := fold(m)
+		if err == nil && passes {
+			err = send(o)
+		}
+		h.one(err)
+	}, jetstream.PullMaxMessages(5000))
+	if err != nil {
+		return nil, err
+	}
+	return read.Stop, nil
 }
