@@ -74,7 +74,7 @@ func check(t *testing.T, mode string, l *lab, res Results) {
 	t.Helper()
 	switch mode {
 	case "burst":
-		if len(res.Bursts) != 2 || res.Bursts[0].Stored != l.burst-1 || res.Bursts[0].Lost != 0 {
+		if len(res.Bursts) != 3 || res.Bursts[0].Stored != l.burst-1 || res.Bursts[0].Lost != 0 {
 			t.Errorf("%+v", res.Bursts)
 		}
 	case "silence":
