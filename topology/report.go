@@ -73,8 +73,9 @@ type StageReport struct {
 	BehindSecs  float64 `json:"behind_seconds"` // age of the newest input handled, while there is a lag
 	NewestSecs  float64 `json:"newest_seconds"` // age of the newest input handled; 0 when there was none
 	SnapshotLen uint64  `json:"snapshot_bytes"`
-	Keys        uint64  `json:"keys,omitempty"`    // that the processor keeps something for
-	Refused     uint64  `json:"refused,omitempty"` // new keys that there was no room for
+	SnapshotMax float64 `json:"snapshot_max_seconds"` // the longest time that a snapshot has held up what came after it
+	Keys        uint64  `json:"keys,omitempty"`       // that the processor keeps something for
+	Refused     uint64  `json:"refused,omitempty"`    // new keys that there was no room for
 }
 
 // reportTimeout bounds the questions of one report.
@@ -140,7 +141,8 @@ func (s *running) report() StageReport {
 		Dead: m.Dead.Load(), Suppressed: m.Suppressed.Load(), Missing: m.Missing.Load(), TooOld: m.TooOld.Load(),
 		Lost: m.Lost.Load(), Retries: m.Retries.Load(), Starts: m.Starts.Load(), Errors: m.Errors.Load(),
 		Seq: m.Seq.Load(), Epoch: m.Epoch.Load(), Lag: m.Lag.Load(), SnapshotLen: m.SnapshotBytes.Load(),
-		Keys: m.Keys.Load(), Refused: m.Refused.Load(),
+		SnapshotMax: time.Duration(m.SnapshotMax.Load()).Seconds(),
+		Keys:        m.Keys.Load(), Refused: m.Refused.Load(),
 	}
 	if f := s.failure.Load(); f != nil {
 		rep.LastError = *f
