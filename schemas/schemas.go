@@ -70,6 +70,7 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{LifecycleSpoolFullName, "weir/lifecycle/v1/spool_full", "What a program keeps to send later has no more room."},
 	{AgeAdvisoryName, "sr/v2/age_advisory", "A node is new, silent, back or gone."},
 	{OverlaySilentName, "weir/advisory/v1/overlay_silent", "Many nodes went silent at once, or are back."},
+	{RevocationName, "weir/trust/v1/revocation", "A token, a key or the tokens of a party are not valid any more."},
 }
 
 // Formats lists all formats.

@@ -40,6 +40,7 @@ var decoders = map[string]func([]byte) error{
 	schemas.LifecycleSpoolFullName:   lifecycleOf(schemas.SpoolFull),
 	schemas.AgeAdvisoryName:          func(b []byte) error { _, err := schemas.DecodeAgeAdvisory(b); return err },
 	schemas.OverlaySilentName:        func(b []byte) error { _, err := schemas.DecodeOverlaySilent(b); return err },
+	schemas.RevocationName:           func(b []byte) error { _, err := schemas.DecodeRevocation(b); return err },
 }
 
 // compile makes a schema that also checks formats and encodings.

@@ -166,7 +166,7 @@ func (i Issuer) Provisioning(now time.Time, random io.Reader, t ProvisioningToke
 	}}
 	c.Subject = string(Provisioning)
 	var text Token
-	err := error(nil)
+	var err error
 	switch {
 	case i.chain != nil:
 		err = fmt.Errorf("%w: provisioning tokens are issued by the organization itself", ErrScope)
