@@ -45,7 +45,7 @@ func run() int {
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
 	root.AddCommand(topology.Up(kinds), topology.Run(kinds), topology.Lint(kinds), topology.Conf(kinds))
-	root.AddCommand(programs.Node(), programs.Facts())
+	root.AddCommand(programs.Node(), programs.Facts(), programs.Token())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}
