@@ -84,8 +84,8 @@ func (o *issueOptions) issuer(now time.Time, seed string) (trust.Issuer, error) 
 	return i, nil
 }
 
-// issue writes and shows what make has issued.
-func (o *issueOptions) issue(cmd *cobra.Command, file, seed string, make func(trust.Issuer, time.Time, time.Duration) (trust.Token, error)) error {
+// issue writes and shows what mint has issued.
+func (o *issueOptions) issue(cmd *cobra.Command, file, seed string, mint func(trust.Issuer, time.Time, time.Duration) (trust.Token, error)) error {
 	validity, err := parseValidity(o.validity)
 	if err != nil {
 		return rejected(fmt.Errorf("--validity: %w", err))
@@ -95,7 +95,7 @@ func (o *issueOptions) issue(cmd *cobra.Command, file, seed string, make func(tr
 	if err != nil {
 		return err
 	}
-	t, err := make(i, now, validity)
+	t, err := mint(i, now, validity)
 	if err != nil {
 		return rejected(err)
 	}
