@@ -73,6 +73,7 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{AuditDecisionName, "weir/audit/v1/decision", "A decision about who may do what, other than that of a signer."},
 	{AuditCheckpointName, "weir/audit/v1/checkpoint", "A program vouches for its records of the audit up to this one."},
 	{OverlaySilentName, "weir/advisory/v1/overlay_silent", "Many nodes went silent at once, or are back."},
+	{RevocationName, "weir/trust/v1/revocation", "A token, a key or the tokens of a party are not valid any more."},
 }
 
 // Formats lists all formats.
