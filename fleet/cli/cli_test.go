@@ -120,6 +120,12 @@ func TestScripts(t *testing.T) {
 				}
 				start(ts, of(ts), port)
 			},
+			// gone ends the broker; "broker" starts it again.
+			"gone": func(ts *testscript.TestScript, _ bool, _ []string) {
+				srv := of(ts).srv
+				srv.Shutdown()
+				srv.WaitForShutdown()
+			},
 			// place sets $BROKER to a URL where there is no broker yet.
 			"place": func(ts *testscript.TestScript, _ bool, _ []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")

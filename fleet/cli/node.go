@@ -96,15 +96,26 @@ func rejected(err error) error {
 // runNode runs the node until ctx ends, and returns what it has published.
 func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger) (server.Counts, error) {
 	var node atomic.Pointer[server.Node]
+	var broker atomic.Value // the last one that there was a connection to
 	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
 		return func(nc *nats.Conn) {
-			log.Info(what, "broker", server.NATS{Conn: nc}.Server())
+			at := server.NATS{Conn: nc}.Server()
+			broker.Store(at)
+			log.Info(what, "broker", at)
 			if n := node.Load(); n != nil {
 				tell(n)
 			}
 		}
 	}
-	lost := told("Connection lost", (*server.Node).Disconnected)
+	lost := func(nc *nats.Conn, err error) {
+		if nc.IsClosed() { // by us
+			return
+		}
+		log.Warn("Connection lost", "broker", broker.Load(), "error", err)
+		if n := node.Load(); n != nil {
+			n.Disconnected()
+		}
+	}
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
 		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
@@ -116,7 +127,7 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 			nats.PingInterval(30 * time.Second),
 			nats.ConnectHandler(told("Connected", (*server.Node).Connected)),
 			nats.ReconnectHandler(told("Connected again", (*server.Node).Connected)),
-			nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
+			nats.DisconnectErrHandler(lost),
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
 			nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("Not connected", "error", err) }),
 		}, f.Credentials.Options()...),

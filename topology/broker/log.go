@@ -88,7 +88,18 @@ func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(l.text(format
 
 func (l *serverLog) Warnf(format string, v ...any) { l.say(l.log.Warn, format, v) }
 
-func (l *serverLog) Errorf(format string, v ...any) { l.say(l.log.Error, format, v) }
+// replaced is what a server says to a link, and of it, when the same overlay has
+// linked again. After a break that only one side has noticed that is how things
+// go on.
+const replaced = "Duplicate Remote LeafNode Connection"
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	log := l.log.Error
+	if strings.Contains(fmt.Sprintf(format, v...), replaced) {
+		log = l.log.Warn
+	}
+	l.say(log, format, v)
+}
 
 // Fatalf is not logged while the server starts: it is the error of the start.
 func (l *serverLog) Fatalf(format string, v ...any) {

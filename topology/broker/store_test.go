@@ -545,6 +545,38 @@ func TestLogSpeaksOfRoles(t *testing.T) {
 	}
 }
 
+// TestLinkComesAgain: a link takes the place of one that its hub holds to be
+// alive, as after a break that only the cell has noticed. That is no error.
+func TestLinkComesAgain(t *testing.T) {
+	var log logBuffer
+	cell := single(t)
+	key, err := broker.PublicKey(cell.Store, broker.LinkUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := os.ReadFile(broker.KeyFile(cell.Store, broker.LinkUser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := single(t)
+	o.Overlay, o.Logger = "hub", slog.New(slog.NewTextHandler(&log, nil))
+	o.Leaves = []broker.Leaf{{Overlay: "solo", PublicKey: key, Permissions: broker.Permissions{Publish: []string{"a"}, Subscribe: []string{"a"}}}}
+	hub := mustStart(t, o)
+	cell.Uplink = &broker.Uplink{URLs: []string{hub.LeafURL()}}
+	first := mustStart(t, cell)
+	eventually(t, "the first link", first.Linked)
+	cell.Store = filepath.Join(t.TempDir(), "again")
+	if err := errors.Join(os.MkdirAll(filepath.Join(cell.Store, "keys"), 0o700),
+		os.WriteFile(broker.KeyFile(cell.Store, broker.LinkUser), seed, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	mustStart(t, cell)
+	eventually(t, "the hub says so", func() bool { return strings.Contains(log.String(), "Duplicate Remote LeafNode Connection") })
+	if text := log.String(); strings.Contains(text, "level=ERROR") || !strings.Contains(text, "link of overlay solo") {
+		t.Errorf("logged:\n%s", text)
+	}
+}
+
 // TestReplySubjects pins what no permission of NATS covers, so that we learn
 // of it when that changes: the answer to a permitted request goes to whatever
 // subject the request says, also one to which its sender may not publish.
