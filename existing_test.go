@@ -315,7 +315,7 @@ func TestExistingTLS(t *testing.T) {
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/none.pem" } }`, cli.ExitRejected,
 		"file with the CA: open $DIR/none.pem: no such file")
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/server.key" } }`, cli.ExitRejected,
-		"failed to parse root certificate from")
+		"CA $DIR/server.key: it holds no certificate")
 }
 
 // TestExistingClientCertificate: both sides prove who they are.
