@@ -80,8 +80,8 @@ func (s *site) connect(overlay string) (*nats.Conn, error) {
 // address is where an overlay's broker listens, and the key of the role admin.
 func (s *site) address(overlay string) (url, key string, err error) {
 	e := s.file.Overlay(overlay).Broker.Embedded
-	url, _, err = broker.Addresses(e.Store, e.Listen, e.Leaf)
-	return url, broker.KeyFile(e.Store, topology.RoleAdmin), err
+	at, err := broker.Find(e.Store, e.Listen, e.Leaf)
+	return at.Client, broker.KeyFile(e.Store, topology.RoleAdmin), err
 }
 
 // ready is what the broker process says when it can be used.
@@ -143,13 +143,15 @@ func runBroker(path, overlay, profile string) error {
 	}
 }
 
-// brokerOptions are those that weir run starts the broker of an overlay with.
+// brokerOptions are those that weir run starts the broker of an overlay with. It
+// has no TLS: neither had those whose results are in results/.
 func (s *site) brokerOptions(overlay string) (broker.Options, error) {
 	o := s.file.Overlay(overlay)
 	e := o.Broker.Embedded
 	opts := broker.Options{
 		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		TLS:    nil, Authority: nil,
 	}
 	for _, g := range topology.Grants(s.file) {
 		if g.Overlay == o.Name {
@@ -166,11 +168,11 @@ func (s *site) brokerOptions(overlay string) (broker.Options, error) {
 			opts.Leaves = append(opts.Leaves, broker.Leaf{Overlay: l.Overlay, PublicKey: key, Permissions: broker.Permissions(l.Permissions)})
 		case l.Overlay:
 			up := s.file.Overlay(l.Uplink).Broker.Embedded
-			_, leaf, err := broker.Addresses(up.Store, up.Listen, up.Leaf)
+			at, err := broker.Find(up.Store, up.Listen, up.Leaf)
 			if err != nil {
 				return opts, err
 			}
-			opts.Uplink = &broker.Uplink{URLs: []string{leaf}, Deny: l.Private}
+			opts.Uplink = &broker.Uplink{URLs: []string{at.Leaf}, Deny: l.Private}
 		}
 	}
 	return opts, nil

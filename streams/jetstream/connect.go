@@ -87,7 +87,8 @@ func Explained(err error) error {
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var noTLS tls.RecordHeaderError
-	hint, text := "", err.Error()
+	var hint string
+	text := err.Error()
 	switch {
 	case errors.Is(err, nats.ErrSecureConnWanted):
 		hint = "the server has no TLS, and without it nothing is said to it (tls:// in its URL, or a CA, makes TLS a must)"

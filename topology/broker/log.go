@@ -88,7 +88,15 @@ func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(l.text(format
 
 func (l *serverLog) Warnf(format string, v ...any) { l.say(l.log.Warn, format, v) }
 
-func (l *serverLog) Errorf(format string, v ...any) { l.say(l.log.Error, format, v) }
+// Errorf makes warnings of clients that do not get through the handshake of TLS:
+// it is they who have to do something, and anybody can be one.
+func (l *serverLog) Errorf(format string, v ...any) {
+	if !strings.Contains(fmt.Sprintf(format, v...), "- TLS handshake error: ") {
+		l.say(l.log.Error, format, v)
+		return
+	}
+	l.say(l.log.Warn, format+" (a client that does not believe the certificate, or shows none that is believed)", v)
+}
 
 // Fatalf is not logged while the server starts: it is the error of the start.
 func (l *serverLog) Fatalf(format string, v ...any) {
