@@ -177,3 +177,20 @@ func TestNothingIsBelievedUnverified(t *testing.T) {
 		t.Errorf("%d files, %v", n, err)
 	}
 }
+
+// TestNodeSaysWhomItDoesNotBelieve: it waits for a broker that is away without a
+// word, and says so when one answers that proves nothing.
+func TestNodeSaysWhomItDoesNotBelieve(t *testing.T) {
+	s := newSite(t)
+	certstest.NewCA(t, s.dir, "ca").Issue(filepath.Join(s.dir, "server"))
+	certstest.NewCA(t, s.dir, "other")
+	s.serve(`tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key" }`)
+	file := filepath.Join(s.dir, "node.yaml")
+	write(t, file, s.fill(`{ identity: n1.example.net, broker: { urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/other.pem" } } }`))
+	p := start(t, "weir", "node", "--config", file)
+	eventually(t, "it says why", func() bool { return strings.Contains(p.out.String(), "its certificate is not signed by the CA") })
+	p.signal(syscall.SIGTERM)
+	if err := p.wait(); err != nil {
+		t.Errorf("a clean stop ended with %v", err)
+	}
+}
