@@ -89,13 +89,20 @@ func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(l.text(format
 func (l *serverLog) Warnf(format string, v ...any) { l.say(l.log.Warn, format, v) }
 
 // Errorf makes warnings of clients that do not get through the handshake of TLS:
-// it is they who have to do something, and anybody can be one.
+// it is they who have to do something, and anybody can be one. Who only looks
+// whether somebody listens is not worth a word.
 func (l *serverLog) Errorf(format string, v ...any) {
-	if !strings.Contains(fmt.Sprintf(format, v...), "- TLS handshake error: ") {
+	text := fmt.Sprintf(format, v...)
+	switch _, why, ok := strings.Cut(text, "- TLS handshake error: "); {
+	case !ok:
 		l.say(l.log.Error, format, v)
-		return
+	case strings.HasPrefix(why, "EOF"), strings.Contains(why, "connection reset"), strings.Contains(why, "broken pipe"):
+		l.Debugf(format, v...)
+	case strings.HasPrefix(why, "remote error: "):
+		l.say(l.log.Warn, format+" (the client does not believe the certificate of this broker)", v)
+	default:
+		l.say(l.log.Warn, format, v)
 	}
-	l.say(l.log.Warn, format+" (a client that does not believe the certificate, or shows none that is believed)", v)
 }
 
 // Fatalf is not logged while the server starts: it is the error of the start.
