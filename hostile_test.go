@@ -66,7 +66,7 @@ func newLaptop(t *testing.T, old, text string) *laptop {
 
 func (l *laptop) connect(store, overlay, role string) *nats.Conn {
 	l.Helper()
-	url, _, err := broker.Addresses(store, "", "")
+	at, err := broker.Find(store, "", "")
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func (l *laptop) connect(store, overlay, role string) *nats.Conn {
 		l.Fatal(err)
 	}
 	closed := make(chan struct{})
-	nc, err := nats.Connect(url, key, nats.CustomInboxPrefix(topology.Inbox(overlay, role)), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err := nats.Connect(at.Client, key, nats.CustomInboxPrefix(topology.Inbox(overlay, role)), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		l.Fatal(err)
 	}

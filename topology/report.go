@@ -9,13 +9,17 @@ import (
 // OverlayReport is what one overlay looks like at a moment. All reports are
 // plain data with stable JSON names.
 type OverlayReport struct {
-	Name      string          `json:"name"`
-	Class     string          `json:"class"`
-	Connected bool            `json:"connected"`
-	Linked    *bool           `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
-	Streams   []StreamReport  `json:"streams"`
-	Stages    []StageReport   `json:"stages"`
-	Programs  []ProgramReport `json:"programs"` // played in this copy
+	Name      string `json:"name"`
+	Class     string `json:"class"`
+	Connected bool   `json:"connected"`
+	Linked    *bool  `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
+	// CertificateExpires is when that of an embedded broker of this process
+	// does; absent without TLS.
+	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
+
+	Streams  []StreamReport  `json:"streams"`
+	Stages   []StageReport   `json:"stages"`
+	Programs []ProgramReport `json:"programs"` // played in this copy
 }
 
 // StreamReport describes one stream of an overlay.

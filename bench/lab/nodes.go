@@ -112,7 +112,7 @@ func gathered(ctx context.Context) (server.Gather, error) {
 func (c *crowd) nodes(ctx context.Context, prefix string, n int) (*server.Simulation, error) {
 	sim, err := server.NewSimulation(ctx, server.SimulationOptions{
 		Prefix: prefix, Nodes: n, Settings: c.settings, Gather: c.gather,
-		Wrap:    server.Request(server.DefaultCollective),
+		Wrap:    server.Request(server.DefaultCollective, server.Unsigned),
 		Connect: func(string) (server.Conn, func(), error) { return c.conn, nil, nil },
 	})
 	if err != nil {

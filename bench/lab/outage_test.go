@@ -120,7 +120,7 @@ func TestLink(t *testing.T) {
 
 // TestSentRecord: what the judge is told of a registration is what was sent.
 func TestSentRecord(t *testing.T) {
-	payload, _, err := server.Request("mcollective")("n1", []byte("{}"))
+	payload, _, err := server.Request("mcollective", server.Unsigned)("n1", []byte("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}

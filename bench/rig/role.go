@@ -163,7 +163,7 @@ func (s *Site) brokerOptions(overlay string) (broker.Options, error) {
 	}
 	for _, g := range topology.Grants(s.File) {
 		if g.Overlay == o.Name {
-			opts.Users = append(opts.Users, broker.User{Name: g.Role, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
+			opts.Users = append(opts.Users, broker.User{Name: g.User(), Account: g.Account, Inbox: g.Inbox, Permissions: broker.Permissions(g.Permissions)})
 		}
 	}
 	for _, l := range topology.Links(s.File) {
@@ -176,11 +176,11 @@ func (s *Site) brokerOptions(overlay string) (broker.Options, error) {
 			opts.Leaves = append(opts.Leaves, broker.Leaf{Overlay: l.Overlay, PublicKey: key, Permissions: broker.Permissions(l.Permissions)})
 		case l.Overlay:
 			up := s.File.Overlay(l.Uplink).Broker.Embedded
-			_, leaf, err := broker.Addresses(up.Store, up.Listen, up.Leaf)
+			at, err := broker.Find(up.Store, up.Listen, up.Leaf)
 			if err != nil {
 				return opts, err
 			}
-			opts.Uplink = &broker.Uplink{URLs: []string{leaf}, Deny: l.Private}
+			opts.Uplink = &broker.Uplink{URLs: []string{at.Leaf}, Deny: l.Private}
 		}
 	}
 	return opts, nil

@@ -59,8 +59,8 @@ func loadSite(path string) (*Site, error) {
 // the role admin.
 func (s *Site) Address(overlay string) (url, key string, err error) {
 	e := s.File.Overlay(overlay).Broker.Embedded
-	url, _, err = broker.Addresses(e.Store, e.Listen, e.Leaf)
-	return url, broker.KeyFile(e.Store, topology.RoleAdmin), err
+	at, err := broker.Find(e.Store, e.Listen, e.Leaf)
+	return at.Client, broker.KeyFile(e.Store, topology.RoleAdmin), err
 }
 
 // Connect opens a connection to the broker of an overlay as the role admin.

@@ -116,6 +116,16 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 			n.Disconnected()
 		}
 	}
+	var unproven atomic.Value // what was said of TLS last
+	unproven.Store("")
+	notConnected := func(_ *nats.Conn, err error) {
+		// That a broker is away is usual; that it proves to be another one is not.
+		if why := jetstream.Explained(err).Error(); why != err.Error() && unproven.Swap(why) != why {
+			log.Error("Not connected", "error", why)
+			return
+		}
+		log.Debug("Not connected", "error", err)
+	}
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
 		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
@@ -129,8 +139,9 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 			nats.ReconnectHandler(told("Connected again", (*server.Node).Connected)),
 			nats.DisconnectErrHandler(lost),
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
-			nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("Not connected", "error", err) }),
+			nats.ReconnectErrHandler(notConnected),
 		}, f.Credentials.Options()...),
+		Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}

@@ -24,6 +24,9 @@ func Request(collective string, of func(identity string) (Credentials, error)) f
 	}
 }
 
+// Unsigned is for nodes that have no credentials.
+func Unsigned(string) (Credentials, error) { return Credentials{}, nil }
+
 // RequestOf is Request for one node, whose credentials are asked for each time.
 func RequestOf(identity, collective string, of func() (Credentials, error)) Wrap {
 	wrap := Request(collective, func(string) (Credentials, error) { return of() })

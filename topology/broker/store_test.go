@@ -148,8 +148,8 @@ func TestStoreIsLocked(t *testing.T) {
 		}
 		t.Errorf("broker on the store of another process: %v", err)
 	}
-	if url, _, err := broker.Addresses(o.Store, o.Listen, o.Leaf); err != nil || url != b.ClientURL() {
-		t.Errorf("broker of another process is at %s, %v; want %s", url, err, b.ClientURL())
+	if at, err := broker.Find(o.Store, o.Listen, o.Leaf); err != nil || at.Client != b.ClientURL() {
+		t.Errorf("broker of another process is at %s, %v; want %s", at.Client, err, b.ClientURL())
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -504,7 +504,7 @@ func TestBrokenPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := broker.Start(o)
-	_, _, other := broker.Addresses(o.Store, "", "")
+	_, other := broker.Find(o.Store, "", "")
 	for _, err := range []error{err, other} {
 		if err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("got %v", err)
