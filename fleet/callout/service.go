@@ -74,7 +74,7 @@ func (c *Callout) Run(ctx context.Context) error {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for m := range questions {
-				c.answer(m)
+				c.answer(context.WithoutCancel(ctx), m)
 			}
 		})
 	}
@@ -87,7 +87,7 @@ func (c *Callout) Run(ctx context.Context) error {
 }
 
 // answer answers one question.
-func (c *Callout) answer(m *nats.Msg) {
+func (c *Callout) answer(ctx context.Context, m *nats.Msg) {
 	req, err := jwt.DecodeAuthorizationRequestClaims(string(m.Data))
 	if err != nil {
 		c.Log.Error("a broker asks what cannot be read", "error", err)
@@ -102,7 +102,7 @@ func (c *Callout) answer(m *nats.Msg) {
 	now := time.Now()
 	a := c.Decide(now, *c.issuers.Load(), q)
 	if a.Code == "" && a.Account == c.Provisioning && a.Claims.Purpose() == trust.Provisioning {
-		a = c.alone(context.Background(), a)
+		a = c.alone(ctx, a)
 	}
 	reply, err := c.encode(now, req, a)
 	if err == nil {

@@ -70,13 +70,13 @@ plain: true             # tokens without TLS
 		},
 		Check: func(c calloutConfig) error {
 			_, err := c.Issuers.trusted()
-			return errors.Join(err, c.rules(nil).Check())
+			return errors.Join(err, c.rules().Check())
 		},
 		Play: playCallout,
 	}
 }
 
-func (c calloutConfig) rules(nodes []string) callout.Rules {
+func (c calloutConfig) rules(nodes ...string) callout.Rules {
 	return callout.Rules{
 		Fleet: topology.AccountFleet, Provisioning: "PROVISIONING", Tenants: c.Tenants, Nodes: nodes, Unnamed: c.Unnamed, Plain: c.Plain,
 	}
@@ -124,8 +124,10 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 		return err
 	}
 	defer system.Close()
+	rules := c.rules(nodeSubjects(p.File, p.Overlay.Name)...)
+	rules.Reserved = []string{"up.>", "dead.>", "$KV." + jetstream.Bucket(p.Overlay.Domain()) + ".>"}
 	o := &callout.Callout{
-		Rules: c.rules(nodeSubjects(p.File, p.Overlay.Name)), Issuer: issuer, Auth: auth, System: system, Log: p.Log,
+		Rules: rules, Issuer: issuer, Auth: auth, System: system, Log: p.Log,
 		Count: func(what string) { p.Counters.Of(what).Add(1) },
 	}
 	ctx, stop := context.WithCancel(ctx)

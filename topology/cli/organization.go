@@ -69,13 +69,12 @@ func readOrganization(file string) (*organization, error) {
 func makeOrganization(file string) ([]byte, error) {
 	seed := make([]byte, ed25519.SeedSize)
 	_, _ = rand.Read(seed) // crypto/rand never fails
-	text := make([]byte, hex.EncodedLen(len(seed)))
-	hex.Encode(text, seed)
+	text := append(hex.AppendEncode(nil, seed), '\n')
 	clear(seed)
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, err
 	}
-	return text, os.WriteFile(file, append(text, '\n'), 0o600)
+	return text, os.WriteFile(file, text, 0o600)
 }
 
 // credentials are those of a node, made when they are first asked for.
