@@ -126,7 +126,7 @@ func (a *arena) run(ctx context.Context, overlay string) error {
 		return err
 	}
 	a.procs[overlay] = p
-	return until(ctx, "the broker of "+overlay+" answers", func() (bool, error) {
+	return until(ctx, phasePatience, "the broker of "+overlay+" answers", func() (bool, error) {
 		if p.ended() {
 			return false, p.failure()
 		}
@@ -134,9 +134,9 @@ func (a *arena) run(ctx context.Context, overlay string) error {
 	})
 }
 
-// until asks until the answer is yes, for a minute at most.
-func until(ctx context.Context, what string, ask func() (bool, error)) error {
-	for late := time.Now().Add(phasePatience); ; {
+// until asks until the answer is yes.
+func until(ctx context.Context, patience time.Duration, what string, ask func() (bool, error)) error {
+	for late := time.Now().Add(patience); ; {
 		switch ok, err := ask(); {
 		case err != nil:
 			return err
@@ -230,7 +230,7 @@ func (a *arena) steady(ctx context.Context) (map[string]*server.Simulation, erro
 			a.lived = append(a.lived, n.Identity)
 		}
 	}
-	return sims, until(ctx, "all nodes have registered at the hub", func() (bool, error) {
+	return sims, until(ctx, phasePatience, "all nodes have registered at the hub", func() (bool, error) {
 		n, err := a.messages(ctx, hub, stream)
 		return n >= uint64(2*len(cells)*a.nodes), err
 	})
@@ -247,7 +247,7 @@ func (a *arena) leave(ctx context.Context) error {
 	// The judge waits for the hub; this is for what waits in inlets.
 	var before uint64
 	var calm int
-	return until(ctx, "cells have stored everything", func() (bool, error) {
+	return until(ctx, phasePatience, "cells have stored everything", func() (bool, error) {
 		if err := pause(ctx, time.Second); err != nil {
 			return false, err
 		}

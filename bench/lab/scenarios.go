@@ -54,7 +54,7 @@ func (a *arena) streamAway(ctx context.Context) error {
 	for _, cell := range cells {
 		sent[cell] = still[cell] + uint64(a.nodes)
 	}
-	if err := until(ctx, "registrations are stored again", func() (bool, error) {
+	if err := until(ctx, phasePatience, "registrations are stored again", func() (bool, error) {
 		now, err := a.stored(ctx)
 		return err == nil && !slices.ContainsFunc(cells, func(c string) bool { return now[c] < sent[c] }), err
 	}); err != nil {
@@ -183,15 +183,19 @@ func (a *arena) linkCut(ctx context.Context) error {
 	for _, n := range have {
 		want += n
 	}
-	if err := until(ctx, "the hub has what it missed", func() (bool, error) {
+	if err := until(ctx, phasePatience, "the hub has what it missed", func() (bool, error) {
 		n, err := a.messages(ctx, hub, stream)
 		return n >= want, err
 	}); err != nil {
 		return err
 	}
 	a.res.Back = time.Since(healed).Seconds()
-	// The last one has died a moment ago.
-	if err := pause(ctx, 2*a.warn+3*time.Second); err != nil {
+	// The last one has died a moment ago. If not all are told of, the judge says who.
+	all := uint64(len(a.lived) + 2*len(a.killed))
+	if err := until(ctx, 2*a.warn+phasePatience, "the dead have expired", func() (bool, error) {
+		n, err := a.messages(ctx, hub, "ADVISORIES")
+		return n >= all || time.Since(healed) > 2*a.warn+10*time.Second, err
+	}); err != nil {
 		return err
 	}
 	stop()
