@@ -43,6 +43,8 @@ type Callout struct {
 	// Count is called once for each connection that was let in ("allowed") or
 	// refused (the code), and for each that was ended ("closed").
 	Count func(what string)
+	// Ready, if not nil, is called once questions are answered.
+	Ready func()
 	// Refused, if not nil, is called with each refusal, after the broker has its
 	// answer. It must not block.
 	Refused func(Question, Answer)
@@ -77,6 +79,9 @@ func (c *Callout) Run(ctx context.Context) error {
 				c.answer(context.WithoutCancel(ctx), m)
 			}
 		})
+	}
+	if err := c.Auth.FlushTimeout(asking); err == nil && c.Ready != nil {
+		c.Ready()
 	}
 	<-ctx.Done()
 	// Nothing is delivered to the channel any more once this has returned.

@@ -69,7 +69,10 @@ plain: true             # tokens without TLS
 			"SYS":  {Publish: []string{"$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.CONNZ", "$SYS.REQ.SERVER.*.KICK"}},
 		},
 		Check: func(c calloutConfig) error {
-			_, err := c.Issuers.trusted()
+			var err error
+			if len(c.Issuers) > 0 { // up fills them in
+				_, err = c.Issuers.trusted()
+			}
 			return errors.Join(err, c.rules().Check())
 		},
 		Play: playCallout,
@@ -128,7 +131,7 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 	rules.Reserved = []string{"up.>", "dead.>", "$KV." + jetstream.Bucket(p.Overlay.Domain()) + ".>"}
 	o := &callout.Callout{
 		Rules: rules, Issuer: issuer, Auth: auth, System: system, Log: p.Log,
-		Count: func(what string) { p.Counters.Of(what).Add(1) },
+		Count: func(what string) { p.Counters.Of(what).Add(1) }, Ready: p.Ready,
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -16,7 +18,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/fleet/revocations"
 	"github.com/weirhq/weir/fleet/trust"
+	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream"
+	"github.com/weirhq/weir/topology"
+	verbs "github.com/weirhq/weir/topology/cli"
 )
 
 // Token is the verb "token": keys, tokens and their revocation.
@@ -213,6 +220,7 @@ type revokeOptions struct {
 	token, id, key, identity, caller string
 	reason, by, file                 string
 	forever                          bool
+	context, overlay, domain         string
 }
 
 func tokenRevoke() *cobra.Command {
@@ -221,11 +229,13 @@ func tokenRevoke() *cobra.Command {
 		Use:   "revoke --reason TEXT",
 		Short: "Revoke a token, a key, or the tokens of a node or caller",
 		Long: `Revoke makes the entry that says so, in one line of JSON, prints it and adds it to
-a file. A token or key is revoked for good, and that of an issuer with all that it
+a file or, with --context and --overlay, to the stream REVOCATIONS of an overlay.
+From there it is carried to all overlays below, where connections of the revoked
+are closed. A token or key is revoked for good, and that of an issuer with all that it
 has issued. A node or caller can be let in again by a token that is issued later,
 unless it is revoked --forever.`,
 		Example: `  weir token revoke --token n1.jwt --trust org.public --reason "disk was sold"
-  weir token revoke --identity n1.example.net --reason stolen --file revoked.jsonl`,
+  weir token revoke --identity n1.example.net --reason stolen --context acme-hub --overlay hub`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := o.entry(time.Now())
@@ -236,7 +246,12 @@ unless it is revoked --forever.`,
 			if err != nil {
 				return rejected(err)
 			}
-			if err := addRevocation(o.file, b); err != nil {
+			if o.context != "" {
+				err = o.publish(cmd.Context(), r)
+			} else {
+				err = addRevocation(o.file, b)
+			}
+			if err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", b)
@@ -253,11 +268,39 @@ unless it is revoked --forever.`,
 	fl.StringVar(&o.reason, "reason", "", "reason, for people (required)")
 	fl.StringVar(&o.by, "by", "", "who has decided")
 	fl.StringVar(&o.file, "file", "revocations.jsonl", "file that the entry is added to")
+	fl.StringVar(&o.context, "context", "", "NATS context of the overlay that is told at once, instead of a file")
+	fl.StringVar(&o.overlay, "overlay", "", "name of that overlay")
+	fl.StringVar(&o.domain, "domain", "", "JetStream domain of that overlay (default its name)")
+	cmd.MarkFlagsRequiredTogether("context", "overlay")
+	cmd.MarkFlagsMutuallyExclusive("context", "file")
 	fl.BoolVar(&o.forever, "forever", false, "refuse tokens of the identity or caller that are issued later, too")
 	fl.Bool("json", true, "print JSON, as it always does")
 	cmd.MarkFlagsOneRequired("token", "id", "key", "identity", "caller")
 	cmd.MarkFlagsMutuallyExclusive("token", "id", "key", "identity", "caller")
 	return cmd
+}
+
+// publishing bounds how long it takes to tell an overlay.
+const publishing = 15 * time.Second
+
+// publish stores the entry in the stream of an overlay.
+func (o *revokeOptions) publish(ctx context.Context, r trust.Revocation) error {
+	m, err := revocations.Message(o.overlay, r)
+	if err != nil {
+		return rejected(err)
+	}
+	nc, err := jetstream.Connect(jetstream.Options{Context: o.context, Name: "weir token revoke", Inbox: topology.Inbox(o.overlay, topology.RoleAdmin)})
+	if err != nil {
+		return &verbs.ExitError{Code: verbs.ExitUnreachable, Err: err}
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, publishing)
+	defer cancel()
+	to := jetstream.New(nc, cmp.Or(o.domain, o.overlay)).Appender(revocations.Stream, m.Subject)
+	if err := errors.Join(to.Append(ctx, []streams.Msg{m}), to.Close()); err != nil {
+		return &verbs.ExitError{Code: verbs.ExitUnreachable, Err: fmt.Errorf("the revocation may not be stored; repeat it, that does no harm: %w", err)}
+	}
+	return nil
 }
 
 func (o *revokeOptions) entry(now time.Time) (trust.Revocation, error) {

@@ -80,9 +80,14 @@ func (f CredentialFiles) Options() []nats.Option {
 	if f.Token == "" && f.Seed == "" {
 		return nil
 	}
+	return Login(f.Read)
+}
+
+// Login is as Options, with credentials that are asked for at each connection.
+func Login(read func() (Credentials, error)) []nats.Option {
 	return []nats.Option{
 		nats.TokenHandler(func() string {
-			c, err := f.Read()
+			c, err := read()
 			if err != nil {
 				return "" // the signature fails with the reason
 			}
@@ -90,11 +95,11 @@ func (f CredentialFiles) Options() []nats.Option {
 		}),
 		nats.UserJWT(
 			func() (string, error) {
-				c, err := f.Read()
+				c, err := read()
 				return c.Token.Text(), err
 			},
 			func(nonce []byte) ([]byte, error) {
-				c, err := f.Read()
+				c, err := read()
 				if err != nil {
 					return nil, err
 				}

@@ -1,7 +1,7 @@
 // Package server is the program that runs on every node of a fleet. It tells
 // that the node lives, and what it is:
 //
-//   - Lifecycle events at choria.lifecycle.event.<type>.<component>: startup,
+//   - Lifecycle events at choria.lifecycle.event.<type>.<component>.<identity>: startup,
 //     alive, shutdown, reconnect and reload, each with an id and a time of its own.
 //   - Its registration at mcollective.ingest.discovery.<identity>: facts,
 //     classes, agents and status, in each interval, and at once when they change.

@@ -18,9 +18,12 @@ import (
 	"github.com/weirhq/weir/topology"
 )
 
-// organizationFile holds the seed of the organization of up, in the form of
-// Choria's tools.
-const organizationFile = "organization.seed"
+// The files of a store with the key of the organization of up, in the form of
+// Choria's tools: its seed, and its public half for copies of "run".
+const (
+	organizationFile   = "organization.seed"
+	organizationPublic = "organization.public"
+)
 
 // tokenValidity is how long the tokens of the nodes of up are valid. They are made
 // anew at each start, and live in memory only.
@@ -38,6 +41,9 @@ type organization struct {
 // newOrganization reads the organization of a store, or makes one.
 func newOrganization(store string) (*organization, error) {
 	o, err := readOrganization(filepath.Join(store, organizationFile))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(store, organizationPublic), []byte(o.public+"\n"), 0o644) //nolint:gosec // it is public
+	}
 	if err != nil {
 		return nil, fmt.Errorf("organization: %w", err)
 	}
@@ -99,17 +105,41 @@ func (o *organization) credentials(identity string) (server.Credentials, error) 
 	return c, nil
 }
 
-// believe has all adapters that read requests and are given no issuers believe
-// the organization, and nobody else.
-func (o *organization) believe(f *topology.File) error {
+// believeStore is believe, with the organization that "up" has made in a store. It
+// changes nothing where there is none.
+func believeStore(f *topology.File, store string) error {
+	b, err := os.ReadFile(filepath.Join(store, organizationPublic))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = believe(f, strings.TrimSpace(string(b)))
+	}
+	if err != nil {
+		return fmt.Errorf("organization: %w", err)
+	}
+	return nil
+}
+
+// believe has all adapters that read requests, and the callout, believe an
+// organization and nobody else, as far as they are given no issuers.
+func believe(f *topology.File, public string) error {
+	issuers := map[string][]string{trust.DefaultOrganization: {public}}
 	for _, overlay := range f.Overlays {
+		if p := overlay.Program(topology.RoleCallout); p != nil {
+			if _, given := p.Setting("issuers"); !given {
+				if err := p.Configure("issuers", issuers); err != nil {
+					return err
+				}
+			}
+		}
 		for _, s := range overlay.Stages {
 			_, given := s.Setting("issuers")
 			protocol, chosen := s.Setting("protocol")
 			if s.Kind != "adapter" || given || chosen && protocol != "request" {
 				continue
 			}
-			if err := s.Configure("issuers", map[string][]string{trust.DefaultOrganization: {o.public}}); err != nil {
+			if err := s.Configure("issuers", issuers); err != nil {
 				return err
 			}
 		}

@@ -56,6 +56,9 @@ so on standard error, and systemd is told if it has started the process.`,
 			if err := settleStores(f, store); err != nil {
 				return err
 			}
+			if err := believeStore(f, store); err != nil {
+				return err
+			}
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
 			defer heapFloor()()

@@ -180,6 +180,20 @@ func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// connectNode connects to the broker of this process as nodes do: over the network,
+// and proving who one is by the options.
+func (s *site) connectNode(identity string, extra ...nats.Option) (*nats.Conn, error) {
+	e := s.overlay.Broker.Embedded
+	at, err := broker.Find(e.Store, e.Listen, e.Leaf)
+	if err != nil {
+		return nil, err
+	}
+	return jetstream.Connect(jetstream.Options{
+		URLs: []string{at.Client}, CA: at.CA, ServerName: at.ServerName, Name: identity,
+		Log: s.log.With("overlay", s.overlay.Name), Extra: append(s.observe(), extra...),
+	})
+}
+
 // observe logs what happens to a connection, once for each change.
 func (s *site) observe() []nats.Option {
 	log := s.log.With("overlay", s.overlay.Name)

@@ -129,7 +129,7 @@ func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, erro
 	if err != nil {
 		return emptyUp(), err
 	}
-	if err := org.believe(f); err != nil {
+	if err := believe(f, org.public); err != nil {
 		return emptyUp(), err
 	}
 	if err := o.configure(f, parts); err != nil {
@@ -292,6 +292,9 @@ func (m *machine) run(ctx context.Context, parts topology.Parts, out io.Writer, 
 		rep.Overlays[i].Linked = o.Linked
 		for j := range min(len(o.Stages), len(rep.Overlays[i].Stages)) {
 			rep.Overlays[i].Stages[j].Active = o.Stages[j].Active
+		}
+		for j := range min(len(o.Programs), len(rep.Overlays[i].Programs)) {
+			rep.Overlays[i].Programs[j].Running = o.Programs[j].Running
 		}
 	}
 	screen.last(rep)

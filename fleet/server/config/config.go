@@ -156,6 +156,7 @@ func (d *decoder) read(f *File, root ast.Node) {
 		field{"broker", func(path string, n ast.Node) { broker = n; d.broker(&f.Broker, path, n) }},
 		field{"token", d.text(&f.Credentials.Token)},
 		field{"seed", d.text(&f.Credentials.Seed)},
+		field{"lifecycle", d.checked(&s.Lifecycle, validLifecycle)},
 		field{"alive", d.duration(&s.Alive)},
 		field{"registration", func(path string, n ast.Node) {
 			d.object(path, n,
@@ -253,6 +254,10 @@ func (d *decoder) checked(to *string, check func(string) error) func(string, ast
 
 func validSubject(s string) error {
 	return streams.ValidSubject(strings.ReplaceAll(s, "{identity}", "x"))
+}
+
+func validLifecycle(s string) error {
+	return streams.ValidSubject(strings.NewReplacer("{type}", "x", "{component}", "x", "{identity}", "x").Replace(s))
 }
 
 // paths stores a list of paths of facts.
