@@ -22,11 +22,8 @@ import (
 // configurations have them: in hexadecimal digits or base64.
 type Issuers map[string][]string
 
-// trusted reads them.
+// trusted reads them. Without any, nobody is trusted.
 func (texts Issuers) trusted() (trust.Issuers, error) {
-	if len(texts) == 0 {
-		return trust.Issuers{}, errors.New("issuers: nobody is trusted; add the public keys of your organization: { choria: [KEY] }")
-	}
 	keys := make(map[string][]ed25519.PublicKey, len(texts))
 	for _, ou := range slices.Sorted(maps.Keys(texts)) {
 		keys[ou] = nil
@@ -69,10 +66,7 @@ plain: true             # tokens without TLS
 			"SYS":  {Publish: []string{"$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.CONNZ", "$SYS.REQ.SERVER.*.KICK"}},
 		},
 		Check: func(c calloutConfig) error {
-			var err error
-			if len(c.Issuers) > 0 { // up fills them in
-				_, err = c.Issuers.trusted()
-			}
+			_, err := c.Issuers.trusted()
 			return errors.Join(err, c.rules().Check())
 		},
 		Play: playCallout,
@@ -107,6 +101,9 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 	is, err := c.Issuers.trusted()
 	if err != nil {
 		return err
+	}
+	if is.IsZero() {
+		p.Log.Warn("no issuers configured: nobody is let in but the users of the broker; set issuers to the keys of your organization")
 	}
 	seed, err := os.ReadFile(p.KeyFile("callout-issuer"))
 	if err != nil {
