@@ -221,6 +221,10 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 	p := Permissions{Subscribe: []string{Inbox(o.Name, prog.Role) + ".>"}}
 	for _, name := range prog.Produces {
 		p.Publish = append(p.Publish, subjectsOf(o, name)...)
+		if o.Stream(name) != nil && prog.Role != RoleServer {
+			// Whoever stores needs to know the limits of the stream.
+			p.Publish = append(p.Publish, localAPI+"STREAM.INFO."+name)
+		}
 		if s := o.Stage(name); s != nil && s.Enters() {
 			p.Publish = append(p.Publish, s.From.Subject)
 		}
