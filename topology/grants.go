@@ -236,9 +236,11 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 	if prog.Role != RoleServer {
 		for _, name := range prog.Consumes {
 			// Not CONSUMER.DELETE: the broker removes an idle consumer by itself,
-			// and others on the stream are none of the program's business.
+			// and others on the stream are none of the program's business. A cursor
+			// also reads single messages, from the leader: nothing that it could
+			// not read by a consumer.
 			p.Publish = append(p.Publish,
-				localAPI+"STREAM.INFO."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
+				localAPI+"STREAM.INFO."+name, localAPI+"STREAM.MSG.GET."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
 				localAPI+"CONSUMER.MSG.NEXT."+name+".*", "$JS.ACK."+name+".>")
 		}
 	}

@@ -64,7 +64,8 @@ const (
 	// MaxValidity is the longest validity of a token.
 	MaxValidity = 24 * time.Hour
 
-	queued      = 32              // logins that wait, for each that is worked on
+	queued      = 32              // passwords that wait, for each that is compared
+	idTokens    = 16              // id tokens in work
 	patience    = 5 * time.Second // of a login that waits
 	recordTime  = 5 * time.Second // for the audit to store a record
 	earlyRate   = 20              // records of early refusals, a second
@@ -80,7 +81,7 @@ type Options struct {
 	Limits   Limits
 	OIDC     *OIDC        // nil for none
 	Client   *http.Client // to ask the provider with; nil is the default one
-	// Hashes is how many passwords are looked at at the same time; 0 is one for each core.
+	// Hashes is how many passwords are compared in parallel; 0 is one for each core.
 	Hashes int
 	// Record stores a decision in the audit, and returns when it is stored.
 	Record func(context.Context, schemas.AuditDecision) error
@@ -101,7 +102,8 @@ type Authenticator struct {
 
 	people, sources *attempts
 	requests, ids   once
-	slots           chan struct{}
+	slots           chan struct{} // of passwords
+	idSlots         chan struct{} // of id tokens
 	waiting         atomic.Int64
 	early           *rate.Limiter
 	untold          atomic.Uint64
@@ -134,7 +136,7 @@ func New(o Options) (*Authenticator, error) {
 		o.Hashes = runtime.GOMAXPROCS(0)
 	}
 	a := &Authenticator{
-		o: o, secret: make([]byte, sha256.Size), slots: make(chan struct{}, o.Hashes), totp: map[string]uint64{},
+		o: o, secret: make([]byte, sha256.Size), slots: make(chan struct{}, o.Hashes), idSlots: make(chan struct{}, idTokens), totp: map[string]uint64{},
 		people:  newAttempts(o.Limits.UserFailures, o.Limits.FirstWait, o.Limits.LastWait),
 		sources: newAttempts(o.Limits.SourceFailures, o.Limits.FirstWait, o.Limits.LastWait),
 		early:   rate.NewLimiter(earlyRate, earlyBurst),
@@ -298,11 +300,12 @@ func (a *Authenticator) decide(ctx context.Context, request []byte, l *login) er
 		a.undo(l)
 		return refuse(Busy, "too many requests to remember")
 	}
-	if err := a.wait(ctx); err != nil {
+	leave, err := a.enter(ctx, l)
+	if err != nil {
 		a.undo(l)
 		return err
 	}
-	defer func() { <-a.slots }()
+	defer leave()
 	l.looked = true
 	if l.asked.IDToken != "" {
 		err = a.byIDToken(ctx, l, users)
@@ -348,19 +351,29 @@ func (a *Authenticator) undo(l *login) {
 	}
 }
 
-// wait waits for one of the slots, and fails at once when too many do.
-func (a *Authenticator) wait(ctx context.Context) error {
+// enter waits for one of the slots of passwords, and fails at once when too many
+// do. Id tokens have slots of their own: a provider that does not answer keeps
+// nobody else waiting.
+func (a *Authenticator) enter(ctx context.Context, l *login) (leave func(), err error) {
+	if l.asked.IDToken != "" {
+		select {
+		case a.idSlots <- struct{}{}:
+			return func() { <-a.idSlots }, nil
+		default:
+			return nil, refuse(Busy, "too many id tokens at the same time")
+		}
+	}
 	defer a.waiting.Add(-1)
 	if a.waiting.Add(1) > int64(queued*cap(a.slots)) {
-		return refuse(Busy, "too many logins at the same time")
+		return nil, refuse(Busy, "too many logins at the same time")
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case a.slots <- struct{}{}:
-		return nil
+		return func() { <-a.slots }, nil
 	case <-ctx.Done():
-		return refuse(Busy, "it has waited for too long")
+		return nil, refuse(Busy, "it has waited for too long")
 	}
 }
 
@@ -417,6 +430,8 @@ func (a *Authenticator) byIDToken(ctx context.Context, l *login, users *Users) e
 	if p == nil {
 		return refuse(Denied, "an id token, and no OpenID provider is configured")
 	}
+	ctx, cancel := context.WithTimeout(ctx, providerTime)
+	defer cancel()
 	c, err := p.verify(ctx, l.now, l.asked.IDToken, Nonce(l.asked.key, l.asked.Salt))
 	if errors.Is(err, errProvider) {
 		return refuse(Unavailable, "%v", err)
@@ -447,7 +462,7 @@ func (a *Authenticator) byIDToken(ctx context.Context, l *login, users *Users) e
 	if err != nil {
 		return refuse(Denied, "%v", err)
 	}
-	if l.grant, err = users.grant(rights{}, groups); err != nil {
+	if l.grant, err = users.grant(Rights{}, groups); err != nil {
 		return refuse(Denied, "groups %s: %v", strings.Join(groups, ", "), err)
 	}
 	return nil

@@ -110,7 +110,7 @@ func (j *Journal) Run(ctx context.Context) {
 		case <-timer:
 			j.store(ctx, nil)
 		case <-ctx.Done():
-			j.end()
+			j.end(context.WithoutCancel(ctx))
 			return
 		}
 	}
@@ -141,8 +141,8 @@ func (j *Journal) more(e entry) []entry {
 }
 
 // end stores what is there, and vouches for it.
-func (j *Journal) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+func (j *Journal) end(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
 	var last []entry
 	for {

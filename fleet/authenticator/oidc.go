@@ -153,9 +153,9 @@ func (p *provider) verify(ctx context.Context, now time.Time, text, nonce string
 		return nil, errors.New("the id token was made for another client (azp)")
 	}
 	got, has := c["nonce"].(string)
-	_, any := c["nonce"]
+	_, there := c["nonce"]
 	switch {
-	case !any && p.WithoutNonce:
+	case !there && p.WithoutNonce:
 	case !has || subtle.ConstantTimeCompare([]byte(got), []byte(nonce)) != 1:
 		return nil, errors.New("the id token was not made for this key (nonce)")
 	}

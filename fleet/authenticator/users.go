@@ -48,8 +48,9 @@ type Grant struct {
 	Permissions []string // by name, sorted
 }
 
-// rights is what users and groups have in common.
-type rights struct {
+// Rights are what users and groups have in common, as the file has it. It is exported
+// for decoders alone, which do not fill what is embedded otherwise.
+type Rights struct {
 	ACLs        []string          `json:"acls"               yaml:"acls"`
 	Policy      string            `json:"opa_policy"         yaml:"opa_policy"`
 	PolicyFile  string            `json:"opa_policy_file"    yaml:"opa_policy_file"`
@@ -64,12 +65,12 @@ type fileUser struct {
 	Organization string   `json:"organization" yaml:"organization"`
 	Groups       []string `json:"groups"       yaml:"groups"`
 	TOTP         string   `json:"totp"         yaml:"totp"`
-	rights       `yaml:",inline"`
+	Rights       `yaml:",inline"`
 }
 
 type userFile struct {
 	Users  []fileUser        `json:"users"  yaml:"users"`
-	Groups map[string]rights `json:"groups" yaml:"groups"`
+	Groups map[string]Rights `json:"groups" yaml:"groups"`
 }
 
 // user is one that can log in.
@@ -83,7 +84,7 @@ type user struct {
 // Users are those of a user file, with what they may do. They do not change.
 type Users struct {
 	of     map[string]user
-	groups map[string]rights
+	groups map[string]Rights
 	hashes []hash // one for each user, in the order of their names
 }
 
@@ -99,7 +100,7 @@ func ParseUsers(text []byte, read func(path string) ([]byte, error)) (*Users, er
 	if err != nil {
 		return nil, fmt.Errorf("user file: %w", err)
 	}
-	u := &Users{of: make(map[string]user, len(f.Users)), groups: make(map[string]rights, len(f.Groups))}
+	u := &Users{of: make(map[string]user, len(f.Users)), groups: make(map[string]Rights, len(f.Groups))}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(f.Groups)) {
 		g, err := f.Groups[name].settle(read)
@@ -181,7 +182,7 @@ func decodeJSON(text []byte, to any) error {
 }
 
 // settle reads the policy and checks all.
-func (r rights) settle(read func(string) ([]byte, error)) (rights, error) {
+func (r Rights) settle(read func(string) ([]byte, error)) (Rights, error) {
 	if r.Policy != "" && r.PolicyFile != "" {
 		return r, errors.New("want opa_policy or opa_policy_file, and not both")
 	}
@@ -243,13 +244,17 @@ func parseSecret(s string) (string, error) {
 }
 
 // grant is what somebody with rights of their own and those of groups may do.
-func (u *Users) grant(own rights, groups []string) (Grant, error) {
+func (u *Users) grant(own Rights, groups []string) (Grant, error) {
 	var g Grant
 	fromGroups := map[string]string{}
 	names := map[string]bool{}
 	policies := map[string]bool{}
-	take := func(r rights) {
-		g.Agents = append(g.Agents, r.ACLs...)
+	take := func(r Rights) {
+		for _, a := range r.ACLs {
+			if !slices.Contains(g.Agents, a) {
+				g.Agents = append(g.Agents, a)
+			}
+		}
 		for p, has := range r.Permissions {
 			names[p] = names[p] || has
 		}
@@ -257,6 +262,7 @@ func (u *Users) grant(own rights, groups []string) (Grant, error) {
 			policies[r.Policy] = true
 		}
 	}
+	take(own)
 	for _, name := range groups {
 		r, ok := u.groups[name]
 		if !ok {
@@ -271,11 +277,8 @@ func (u *Users) grant(own rights, groups []string) (Grant, error) {
 			fromGroups[k] = v
 		}
 	}
-	take(own)
 	maps.Copy(fromGroups, own.Properties)
 	g.Properties = fromGroups
-	slices.Sort(g.Agents)
-	g.Agents = slices.Compact(g.Agents)
 	for _, p := range slices.Sorted(maps.Keys(names)) {
 		if names[p] {
 			g.Permissions = append(g.Permissions, p)

@@ -200,10 +200,10 @@ func (l Login) claims() (c claims, err error) {
 
 // Caller is who the token says that one is, and Expires until when. Nobody has
 // verified that here; the authenticator was believed.
-func (l Login) Caller() string { c, _ := l.claims(); return c.Caller } //nolint:errcheck // it was read before
+func (l Login) Caller() string { c, _ := l.claims(); return c.Caller }
 
 // Expires is when the token ends.
 func (l Login) Expires() time.Time {
-	c, _ := l.claims() //nolint:errcheck // it was read before
+	c, _ := l.claims()
 	return time.Unix(c.Ends, 0).UTC()
 }

@@ -137,13 +137,13 @@ func Browser(ctx context.Context, s Service, now func() time.Time, c *http.Clien
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = srv.Serve(l) //nolint:errcheck // it ends when it is shut down
+		_ = srv.Serve(l)
 	}()
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(last) != nil {
-			_ = srv.Close() //nolint:errcheck // there is nothing left to do
+			_ = srv.Close()
 		}
 		<-ended
 	}()
