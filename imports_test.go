@@ -101,6 +101,14 @@ var importRules = []importRule{
 		reason: "policies are run in fleet/trust/policy and nowhere else, where their time, size and reach are limited",
 	},
 	{
+		of: []string{"..."}, except: []string{"fleet/authenticator/...", "bench/..."},
+		deny: []string{
+			"golang.org/x/crypto/argon2", "golang.org/x/crypto/bcrypt", "golang.org/x/oauth2/...",
+			"github.com/lestrrat-go/...", "github.com/pquerna/otp/...",
+		},
+		reason: "passwords, second factors and id tokens are looked at in fleet/authenticator and nowhere else, where attempts are limited and recorded",
+	},
+	{
 		of: []string{"..."}, except: []string{"", "*/cli/...", "bench/..."},
 		deny:   []string{module + "/*/cli/...", module + "/bench/..."},
 		reason: "what people type and what measures is outermost: only main and the cli folders see all",
@@ -204,7 +212,12 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/audit", module + "/streams", true},
 		{"fleet/audit", module + "/streams/jetstream", false},
 		{"fleet/audit", "os", false},
+		{"fleet/authenticator", "golang.org/x/crypto/bcrypt", true},
+		{"fleet/authenticator", module + "/topology", false},
+		{"fleet/authenticator/client", "golang.org/x/oauth2", true},
+		{"fleet/cli", "golang.org/x/oauth2", false},
 		{"fleet/cli", module + "/topology", true},
+		{"fleet/signer", "github.com/pquerna/otp/totp", false},
 		{"fleet/server", module + "/bench", false},
 		{"fleet/server", module + "/fleet/trust", true},
 		{"fleet/server", module + "/processors", false},

@@ -221,6 +221,10 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 	p := Permissions{Subscribe: []string{Inbox(o.Name, prog.Role) + ".>"}}
 	for _, name := range prog.Produces {
 		p.Publish = append(p.Publish, subjectsOf(o, name)...)
+		if o.Stream(name) != nil && prog.Role != RoleServer {
+			// Whoever stores needs to know the limits of the stream.
+			p.Publish = append(p.Publish, localAPI+"STREAM.INFO."+name)
+		}
 		if s := o.Stage(name); s != nil && s.Enters() {
 			p.Publish = append(p.Publish, s.From.Subject)
 		}
@@ -232,7 +236,9 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 	if prog.Role != RoleServer {
 		for _, name := range prog.Consumes {
 			// Not CONSUMER.DELETE: the broker removes an idle consumer by itself,
-			// and others on the stream are none of the program's business.
+			// and others on the stream are none of the program's business. A cursor
+			// also reads single messages, from the leader: nothing that it could
+			// not read by a consumer.
 			p.Publish = append(p.Publish,
 				localAPI+"STREAM.INFO."+name, localAPI+"STREAM.MSG.GET."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
 				localAPI+"CONSUMER.MSG.NEXT."+name+".*", "$JS.ACK."+name+".>")
