@@ -226,15 +226,19 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 		}
 	}
 	for _, name := range prog.Serves {
-		p.Subscribe = append(p.Subscribe, ServiceSubject(o.Name, name))
 		p.Respond = true
+		if own, ok := prog.Services[name]; ok {
+			p.Publish, p.Subscribe = append(p.Publish, own.Publish...), append(p.Subscribe, own.Subscribe...)
+			continue
+		}
+		p.Subscribe = append(p.Subscribe, ServiceSubject(o.Name, name))
 	}
 	if prog.Role != RoleServer {
 		for _, name := range prog.Consumes {
 			// Not CONSUMER.DELETE: the broker removes an idle consumer by itself,
 			// and others on the stream are none of the program's business.
 			p.Publish = append(p.Publish,
-				localAPI+"STREAM.INFO."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
+				localAPI+"STREAM.INFO."+name, localAPI+"STREAM.MSG.GET."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
 				localAPI+"CONSUMER.MSG.NEXT."+name+".*", "$JS.ACK."+name+".>")
 		}
 	}
