@@ -30,15 +30,22 @@ func bindCaller(t Token) string {
 type Asked struct {
 	Verified
 
-	request []byte
-	caller  Token
+	fields []field
+	caller Token
+}
+
+// field is one of a request, with its value as it came.
+type field struct {
+	name  string
+	value json.RawMessage
 }
 
 // VerifyAsked is as Verify, for those who sign for others: the caller has signed
 // with its own key, and the request must be one that its token permits once it is
-// signed for it. Beyond that nobody may be able to read it in two ways: it is
-// UTF-8, no field comes twice, and none that has a meaning comes in other letters.
-// Time and TTL are not judged.
+// signed for it. Its caller is the one of the token: whatever the request says about
+// that is replaced, as the signer of Choria does it. Beyond that nobody may be able to
+// read it in two ways: it is UTF-8, no field comes twice, and none that has a meaning
+// comes in other letters. Time and TTL are not judged.
 func (s SignedRequest) VerifyAsked(now time.Time, is Issuers) (Asked, error) {
 	a, err := s.verifyAsked(now, is)
 	if err != nil {
@@ -56,29 +63,31 @@ func (s SignedRequest) verifyAsked(now time.Time, is Issuers) (Asked, error) {
 		return Asked{}, fmt.Errorf("token of the caller: %w", err)
 	}
 	v, err := s.open(by, by, true)
-	if err == nil {
-		err = plain(s.Request)
-	}
 	if err != nil {
 		return Asked{}, err
 	}
-	return Asked{v, slices.Clone(s.Request), s.Caller}, nil
+	fields, err := plain(s.Request)
+	if err != nil {
+		return Asked{}, err
+	}
+	return Asked{v, fields, s.Caller}, nil
 }
 
 // maxFields bounds how many fields a request that is signed for others has.
 const maxFields = 64
 
-// plain says why some might read a request in another way than others.
-func plain(b []byte) error {
+// plain reads the fields of a request, unless some might read it in another way than
+// others.
+func plain(b []byte) ([]field, error) {
 	if !utf8.Valid(b) {
-		return fmt.Errorf("%w: it is not UTF-8", ErrMalformed)
+		return nil, fmt.Errorf("%w: it is not UTF-8", ErrMalformed)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return fmt.Errorf("%w: it is not a JSON object", ErrMalformed)
+		return nil, fmt.Errorf("%w: it is not a JSON object", ErrMalformed)
 	}
 	known := []string{"protocol", "message", "id", "sender", "caller", "collective", "agent", "ttl", "time", "filter"}
-	var seen []string
+	var seen []field
 	for d.More() {
 		t, err := d.Token()
 		var value json.RawMessage
@@ -86,29 +95,29 @@ func plain(b []byte) error {
 			err = d.Decode(&value)
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrMalformed, err)
+			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
 		name := t.(string)
 		alike := func(s string) bool { return strings.EqualFold(s, name) }
 		switch {
-		case slices.ContainsFunc(seen, alike):
-			return fmt.Errorf("%w: the field %.80q comes twice", ErrMalformed, name)
+		case slices.ContainsFunc(seen, func(f field) bool { return alike(f.name) }):
+			return nil, fmt.Errorf("%w: the field %.80q comes twice", ErrMalformed, name)
 		case alike(boundName):
-			return fmt.Errorf("%w: the field %.80q is for those who sign for others", ErrMalformed, name)
+			return nil, fmt.Errorf("%w: the field %.80q is for those who sign for others", ErrMalformed, name)
 		case !slices.Contains(known, name) && slices.ContainsFunc(known, alike):
-			return fmt.Errorf("%w: it has a field %.80q, which some take for another", ErrMalformed, name)
+			return nil, fmt.Errorf("%w: it has a field %.80q, which some take for another", ErrMalformed, name)
 		case len(seen) == maxFields:
-			return fmt.Errorf("%w: it has more than %d fields", ErrMalformed, maxFields)
+			return nil, fmt.Errorf("%w: it has more than %d fields", ErrMalformed, maxFields)
 		}
-		seen = append(seen, name)
+		seen = append(seen, field{name, value})
 	}
 	if _, err := d.Token(); err != nil { // the closing bracket
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: something follows it", ErrMalformed)
+		return nil, fmt.Errorf("%w: something follows it", ErrMalformed)
 	}
-	return nil
+	return seen, nil
 }
 
 // Delegator signs requests for others. The zero Delegator signs nothing.
@@ -162,7 +171,7 @@ func (d Delegator) Sign(now time.Time, is Issuers, a Asked) ([]byte, error) {
 }
 
 func (d Delegator) sign(now time.Time, is Issuers, a Asked) ([]byte, error) {
-	if d.key == nil || a.request == nil {
+	if d.key == nil || a.fields == nil {
 		return nil, errors.New("there is no key or no request")
 	}
 	c, err := is.delegator(now, d.token)
@@ -172,10 +181,34 @@ func (d Delegator) sign(now time.Time, is Issuers, a Asked) ([]byte, error) {
 	if a.By.Organization() != c.Organization {
 		return nil, fmt.Errorf("%w: it signs for organization %.80q, and %.80q is of %.80q", ErrDenied, c.Organization, a.By.Name(), a.By.Organization())
 	}
-	// What was verified is an object with fields, so there is a bracket to put it before.
-	open := bytes.TrimSuffix(bytes.TrimRight(a.request, " \t\r\n"), []byte("}"))
-	request := fmt.Appendf(slices.Clip(open), `,%q:%q}`, boundName, bindCaller(a.caller))
+	request, err := a.bound()
+	if err != nil {
+		return nil, err
+	}
 	return json.Marshal(secureRequest{
 		Protocol: protocolSecureRequest, Request: request, Signature: ed25519.Sign(d.key, request), Caller: a.caller.text, Signer: d.token.text,
 	})
+}
+
+// bound is the request with the caller of the token, bound to that.
+func (a Asked) bound() ([]byte, error) {
+	b := []byte{'{'}
+	put := func(name string, value []byte, err error) error {
+		n, err2 := json.Marshal(name)
+		b = append(append(append(append(b, n...), ':'), value...), ',')
+		return errors.Join(err, err2)
+	}
+	var errs []error
+	for _, f := range a.fields {
+		if f.name == "caller" {
+			caller, err := json.Marshal(a.Caller)
+			errs = append(errs, put(f.name, caller, err))
+			continue
+		}
+		errs = append(errs, put(f.name, f.value, nil))
+	}
+	hash, err := json.Marshal(bindCaller(a.caller))
+	errs = append(errs, put(boundName, hash, err))
+	b[len(b)-1] = '}'
+	return b, errors.Join(errs...)
 }

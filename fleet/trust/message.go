@@ -136,11 +136,12 @@ func (s SignedRequest) verify(now time.Time, is Issuers) (Verified, error) {
 			return Verified{}, fmt.Errorf("token of the signer: %w", err)
 		}
 	}
-	return s.open(by, signer, delegated)
+	return s.open(by, signer, false)
 }
 
-// open says what was signed, once it is known whose tokens these are.
-func (s SignedRequest) open(by, signer claims, delegated bool) (Verified, error) {
+// open says what was signed, once it is known whose tokens these are. Of what is asked
+// to be signed for a client, its caller is the one of the token, whatever it says.
+func (s SignedRequest) open(by, signer claims, asked bool) (Verified, error) {
 	if !ed25519.Verify(signer.key, s.Request, s.Signature) {
 		return Verified{}, fmt.Errorf("%w: the key of %.80q has not signed these bytes", ErrSignature, signer.name())
 	}
@@ -154,7 +155,10 @@ func (s SignedRequest) open(by, signer claims, delegated bool) (Verified, error)
 	if !s.Signer.IsZero() && (signer.Purpose != Client || !signer.Permissions[mayDelegate]) {
 		return Verified{}, fmt.Errorf("%w: the token of %.80q lacks %s and may not sign for others", ErrDenied, signer.name(), mayDelegate)
 	}
-	if err := r.permitted(by, delegated); err != nil {
+	if asked && by.Purpose == Client {
+		r.Caller = by.CallerID
+	}
+	if err := r.permitted(by, asked || !s.Signer.IsZero()); err != nil {
 		return Verified{}, err
 	}
 	if r.Bound != nil && *r.Bound != bindCaller(s.Caller) {
