@@ -187,7 +187,7 @@ func (j *Journal) end(ctx context.Context) error {
 	var err error
 	if j.chain != nil {
 		if _, open := j.chain.Due(); open {
-			err = j.write(ctx, nil)
+			_, err = j.writePart(ctx, nil)
 		}
 	}
 	if j.sink != nil {
@@ -198,14 +198,14 @@ func (j *Journal) end(ctx context.Context) error {
 
 // write stores entries in parts of limited size, or without any a checkpoint if one
 // is missing, and answers them.
-func (j *Journal) write(ctx context.Context, list []entry) error {
+func (j *Journal) write(ctx context.Context, list []entry) {
 	for {
 		rest, err := j.writePart(ctx, list)
 		if err != nil && ctx.Err() == nil {
 			j.c.Log.Error("the audit cannot be stored, so nothing is done that would have to be in it", "records", len(list), "error", err)
 		}
 		if len(rest) == 0 {
-			return err
+			return
 		}
 		list = rest
 	}

@@ -108,7 +108,7 @@ type Verdict struct {
 	kept  seen // what is remembered of the request
 }
 
-func (v *Verdict) because(c Code, format string, args ...any) {
+func (v *Verdict) becausef(c Code, format string, args ...any) {
 	v.Code, v.Reason = c, fmt.Sprintf(format, args...)
 }
 
@@ -126,57 +126,61 @@ func (r Rules) Decide(ctx context.Context, now time.Time, is trust.Issuers, e *p
 func (r Rules) decide(ctx context.Context, now time.Time, is trust.Issuers, e *policy.Engine, m *Memory, a Ask) Verdict {
 	v := Verdict{}
 	if a.Err != nil {
-		v.because(Malformed, "%v", a.Err)
+		v.becausef(Malformed, "%v", a.Err)
 		return v
 	}
 	if len(a.Request) > r.MaxRequest {
-		v.because(TooLarge, "the request has %d bytes and may have %d", len(a.Request), r.MaxRequest)
+		v.becausef(TooLarge, "the request has %d bytes and may have %d", len(a.Request), r.MaxRequest)
 		return v
 	}
 	v.claim(a.Request)
 	if _, err := is.Verify(now, a.Token); err != nil {
-		v.because(tokenCode(err), "%v", err)
+		v.becausef(tokenCode(err), "%v", err)
 		return v
 	}
 	asked, err := trust.SignedRequest{Request: a.Request, Signature: a.Signature, Caller: a.Token}.VerifyAsked(now, is)
 	if err != nil {
-		v.because(requestCode(err), "%v", err)
+		v.becausef(requestCode(err), "%v", err)
 		return v
 	}
 	by := asked.By
 	v.asked, v.Caller, v.Verified, v.Token = asked, asked.Caller, true, by.ID()
 	v.RequestID, v.Agent = asked.ID, asked.Agent
 	if ends := by.Expires(); ends.Sub(now) > r.MaxValidity && !by.May(mayLast) {
-		v.because(LongToken, "the token ends at %s, which is more than %v ahead, and lacks the permission %s", ends.UTC().Format(time.RFC3339), r.MaxValidity, mayLast)
+		v.becausef(LongToken, "the token ends at %s, which is more than %v ahead, and lacks the permission %s", ends.UTC().Format(time.RFC3339), r.MaxValidity, mayLast)
 		return v
 	}
 	switch {
 	case asked.TTL > r.MaxTTL:
-		v.because(LongRequest, "the request is valid for %v, and may be for %v", asked.TTL, r.MaxTTL)
+		v.becausef(LongRequest, "the request is valid for %v, and may be for %v", asked.TTL, r.MaxTTL)
 		return v
 	case asked.Time.After(now.Add(r.Skew)) || !now.Before(asked.Time.Add(asked.TTL)):
-		v.because(OldRequest, "the request was made at %s for %v, and it is %s", asked.Time.Format(time.RFC3339), asked.TTL, now.UTC().Format(time.RFC3339))
+		v.becausef(OldRequest, "the request was made at %s for %v, and it is %s", asked.Time.Format(time.RFC3339), asked.TTL, now.UTC().Format(time.RFC3339))
 		return v
 	}
 	req, err := policy.NewRequest(asked.Verified)
 	if err != nil {
 		d := policy.Refused(err)
-		v.because(Code(d.Code), "%s", d.Reason)
+		v.becausef(Code(d.Code), "%s", d.Reason)
 		return v
 	}
 	v.Action = req.Action
 	if v.kept, err = m.keep(now, asked); err != nil {
-		v.because(memoryCode(err), "%v", err)
+		v.becausef(memoryCode(err), "%v", err)
 		return v
 	}
 	d := e.Decide(ctx, now, req, policy.Rules{Agents: by.Agents(), Rego: by.OPAPolicy(), Claims: by.JSON()})
-	v.because(Code(d.Code), "%s", d.Reason)
+	v.becausef(Code(d.Code), "%s", d.Reason)
 	return v
 }
 
 // claim takes what the request says of itself, for the audit.
 func (v *Verdict) claim(request []byte) {
-	var c struct{ Caller, ID, Agent string }
+	var c struct {
+		Caller string `json:"caller"`
+		ID     string `json:"id"`
+		Agent  string `json:"agent"`
+	}
 	if json.Unmarshal(request, &c) == nil {
 		v.Caller, v.RequestID, v.Agent = c.Caller, c.ID, c.Agent
 	}

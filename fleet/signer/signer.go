@@ -118,7 +118,7 @@ func (s *Signer) answer(ctx context.Context, a Ask) Answer {
 		var err error
 		if signed, err = s.c.Delegator.Sign(now, is, v.asked); err != nil {
 			s.c.Memory.Forget(v)
-			v.because(NoSigning, "%v", err)
+			v.becausef(NoSigning, "%v", err)
 			s.c.Log.Error("what is allowed cannot be signed", "error", err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +25,7 @@ func ask(t testing.TB, signer string, caller trust.Token, change fields) trust.S
 		if err := json.Unmarshal(doc, &all); err != nil {
 			t.Fatal(err)
 		}
-		for k, v := range change {
-			all[k] = v
-		}
+		maps.Copy(all, change)
 		doc = marshal(t, all)
 	}
 	return trust.SignedRequest{Request: doc, Signature: ed25519.Sign(key(signer), doc), Caller: caller}
