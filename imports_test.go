@@ -87,6 +87,10 @@ var importRules = []importRule{
 		reason: "chaining and verifying the audit is pure: it can be checked where there is no broker, on records of any copy",
 	},
 	{
+		of: []string{"fleet/journal"}, weir: []string{"fleet/audit", "streams", "schemas"}, deny: []string{"github.com/nats-io/...", "net/..."},
+		reason: "a journal gets its stream from outside, so that it can be tried with one that fails in every way",
+	},
+	{
 		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
 		reason: "facts are found without a fleet: the verb that shows them needs no broker",
 	},

@@ -478,7 +478,7 @@ func (c *check) role(o *Overlay, p *Program) {
 		return
 	}
 	doc := def.Doc()
-	p.Accounts = doc.Accounts
+	p.Accounts, p.Services = doc.Accounts, doc.Services
 	c.configured(settings{o, "program " + p.Role, "role " + p.Role, p.Pos, p.Pos, p.With, doc.Example}, func(with ast.Node) error {
 		_, err := def.Prepare(with)
 		return err

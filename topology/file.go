@@ -150,6 +150,9 @@ type Program struct {
 	// Accounts are what the role may do in accounts beside FLEET. They come
 	// from the role of this build, and are known once the file is checked.
 	Accounts map[string]Permissions
+	// Services are what some of Serves need in place of their subject. They are
+	// known as Accounts are.
+	Services map[string]Permissions
 	Pos      Pos
 }
 

@@ -230,8 +230,12 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 		}
 	}
 	for _, name := range prog.Serves {
-		p.Subscribe = append(p.Subscribe, ServiceSubject(o.Name, name))
 		p.Respond = true
+		if own, ok := prog.Services[name]; ok {
+			p.Publish, p.Subscribe = append(p.Publish, own.Publish...), append(p.Subscribe, own.Subscribe...)
+			continue
+		}
+		p.Subscribe = append(p.Subscribe, ServiceSubject(o.Name, name))
 	}
 	if prog.Role != RoleServer {
 		for _, name := range prog.Consumes {

@@ -41,10 +41,13 @@ func example() *topology.File {
 				{Name: "orders", UID: "orders", Kind: "replicator",
 					From: topology.Endpoint{Overlay: "hub", Stream: "ORDERS"}, To: topology.Endpoint{Overlay: cell, Stream: "ORDERS"}},
 			},
-			Services: []string{"sign"},
+			Services: []string{"sign", "aaa_signer"},
 			Programs: []*topology.Program{
 				{Role: "server", Produces: []string{"REGISTRATION"}, Consumes: []string{"ORDERS"}},
-				{Role: "signer", Produces: []string{"AUDIT"}, Serves: []string{"sign"}},
+				{
+					Role: "signer", Produces: []string{"AUDIT"}, Consumes: []string{"AUDIT"}, Serves: []string{"sign", "aaa_signer"},
+					Services: map[string]topology.Permissions{"aaa_signer": {Publish: []string{"*.reply.>"}, Subscribe: []string{"*.broadcast.service.aaa_signer"}}},
+				},
 			},
 		})
 	}

@@ -58,6 +58,9 @@ type Role[C any] struct {
 	// Accounts are what the role may do in accounts beside FLEET, where its
 	// streams and services are. For each of them it gets a user of its own.
 	Accounts map[string]Permissions
+	// Services are what services of these names need in place of a subject of
+	// their own, those that others have declared, for example.
+	Services map[string]Permissions
 	Check    func(C) error // of the configuration alone; may be nil
 	// Play does the role's work until ctx ends, and then ends cleanly. Every
 	// copy of an overlay plays all its roles, so the work has to be shared out
@@ -70,6 +73,7 @@ type Role[C any] struct {
 type RoleDoc struct {
 	Name, Summary, Example string
 	Accounts               map[string]Permissions
+	Services               map[string]Permissions
 }
 
 // RoleDefinition is a Role with the type of its configuration erased.
@@ -86,7 +90,7 @@ type Play func(ctx context.Context, p Post) error
 
 // Doc returns what the role says about itself.
 func (r Role[C]) Doc() RoleDoc {
-	return RoleDoc{Name: r.Name, Summary: r.Summary, Example: r.Example, Accounts: r.Accounts}
+	return RoleDoc{Name: r.Name, Summary: r.Summary, Example: r.Example, Accounts: r.Accounts, Services: r.Services}
 }
 
 // Prepare implements RoleDefinition.

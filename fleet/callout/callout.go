@@ -77,6 +77,9 @@ type Rules struct {
 	// Reserved are subjects that no token gives, whatever it permits: those of
 	// the stages themselves.
 	Reserved []string
+	// Services are the subjects of services that clients may ask in their account,
+	// beside what their tokens permit. Whom they serve is for the services to say.
+	Services []string
 	// Unnamed lets nodes publish lifecycle events under subjects that do not name
 	// them, as those of Choria do. Whoever reads such an event does not know who
 	// has sent it.
@@ -120,6 +123,11 @@ func (r Rules) Check() error {
 			errs = append(errs, fmt.Errorf("reserved subject: %w", err))
 		}
 	}
+	for _, s := range r.Services {
+		if err := streams.ValidSubject(s); err != nil {
+			errs = append(errs, fmt.Errorf("subject of a service: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -158,6 +166,7 @@ func (r Rules) Decide(now time.Time, is trust.Issuers, q Question) Answer {
 		a.Account, a.Permissions = r.Provisioning, c.ProvisioningPermissions(q.Name)
 	case c.Purpose() == trust.Client:
 		a.Permissions = c.FleetPermissions()
+		a.Permissions.Publish.Allow = union(a.Permissions.Publish.Allow, r.Services)
 	case c.Purpose() == trust.Server:
 		if err := streams.ValidIdentity(c.Identity()); err != nil {
 			return refuse(BadName, err.Error())
@@ -198,9 +207,15 @@ func (r Rules) node(c trust.Claims) trust.BrokerPermissions {
 	for _, s := range add {
 		p.Publish.Allow = append(p.Publish.Allow, strings.ReplaceAll(s, identityMark, c.Identity()))
 	}
-	slices.Sort(p.Publish.Allow)
-	p.Publish.Allow = slices.Compact(p.Publish.Allow)
+	p.Publish.Allow = union(p.Publish.Allow, nil)
 	return p
+}
+
+// union is sorted, and has no entry twice.
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func refuse(c Code, reason string) Answer { return Answer{Code: c, Reason: reason} }

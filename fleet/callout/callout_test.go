@@ -219,6 +219,21 @@ func TestNobodyPlaysAStage(t *testing.T) {
 	}
 }
 
+// TestClientsAskServices: clients reach the services of the overlay, and nodes do not.
+func TestClientsAskServices(t *testing.T) {
+	o, r := newOrg(t, "choria"), rules
+	r.Services = []string{"service.mt-1.sign"}
+	for name, c := range map[string]struct {
+		p    party
+		want bool
+	}{"client": {o.client("up=ann"), true}, "node": {o.node("n1.example.net"), false}} {
+		a := r.Decide(time.Now(), o.is, callout.Question{Kind: "Client", Token: c.p.token, Nonce: nonce, Sig: c.p.sign(t, nonce), TLS: true})
+		if a.Code != "" || slices.Contains(a.Permissions.Publish.Allow, "service.mt-1.sign") != c.want {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}
+
 func TestRules(t *testing.T) {
 	for name, r := range map[string]callout.Rules{
 		"no account":             {Fleet: "FLEET"},
@@ -227,6 +242,7 @@ func TestRules(t *testing.T) {
 		"everybody's subject":    {Fleet: "F", Provisioning: "P", Nodes: []string{"a.>"}},
 		"name in the middle":     {Fleet: "F", Provisioning: "P", Nodes: []string{"a.{identity}.>"}},
 		"malformed":              {Fleet: "F", Provisioning: "P", Reserved: []string{"a..b"}},
+		"services by a pattern":  {Fleet: "F", Provisioning: "P", Services: []string{"service.>"}},
 		"subject of the broker":  {Fleet: "F", Provisioning: "P", Nodes: []string{"{identity}"}},
 	} {
 		if r.Check() == nil {

@@ -67,15 +67,15 @@ plain: true             # tokens without TLS
 		},
 		Check: func(c calloutConfig) error {
 			_, err := c.Issuers.trusted()
-			return errors.Join(err, c.rules().Check())
+			return errors.Join(err, c.rules(nil, nil).Check())
 		},
 		Play: playCallout,
 	}
 }
 
-func (c calloutConfig) rules(nodes ...string) callout.Rules {
+func (c calloutConfig) rules(nodes, services []string) callout.Rules {
 	return callout.Rules{
-		Fleet: topology.AccountFleet, Provisioning: "PROVISIONING", Tenants: c.Tenants, Nodes: nodes, Unnamed: c.Unnamed, Plain: c.Plain,
+		Fleet: topology.AccountFleet, Provisioning: "PROVISIONING", Tenants: c.Tenants, Nodes: nodes, Services: services, Unnamed: c.Unnamed, Plain: c.Plain,
 	}
 }
 
@@ -91,6 +91,19 @@ func nodeSubjects(f *topology.File, overlay string) []string {
 		for _, s := range g.Publish {
 			if base, ok := strings.CutSuffix(s, ">"); ok && !strings.HasPrefix(s, "choria.lifecycle.") {
 				out = append(out, base+"{identity}")
+			}
+		}
+	}
+	return out
+}
+
+// serviceSubjects are those of the overlay's services that have one of their own.
+func serviceSubjects(f *topology.File, overlay string) []string {
+	var out []string
+	for _, p := range f.Overlay(overlay).Programs {
+		for _, name := range p.Serves {
+			if _, other := p.Services[name]; !other {
+				out = append(out, topology.ServiceSubject(overlay, name))
 			}
 		}
 	}
@@ -124,7 +137,7 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 		return err
 	}
 	defer system.Close()
-	rules := c.rules(nodeSubjects(p.File, p.Overlay.Name)...)
+	rules := c.rules(nodeSubjects(p.File, p.Overlay.Name), serviceSubjects(p.File, p.Overlay.Name))
 	rules.Reserved = []string{"up.>", "dead.>", "$KV." + jetstream.Bucket(p.Overlay.Domain()) + ".>"}
 	o := &callout.Callout{
 		Rules: rules, Issuer: issuer, Auth: auth, System: system, Log: p.Log,

@@ -59,6 +59,7 @@ type request struct {
 	TTL        int64           `json:"ttl"`
 	Time       int64           `json:"time"`
 	Filter     json.RawMessage `json:"filter,omitempty"`
+	Bound      *string         `json:"weir_caller,omitempty"` // boundName
 }
 
 // Verified is a request that was signed by the key of a token that is valid and
@@ -76,6 +77,10 @@ type Verified struct {
 
 	By     Claims // the party that asks
 	Signer Claims // the one whose key has signed: By, or who may sign for others
+	// Bound says that the signature covers the token of By, so that nobody can have
+	// put another one of the same caller beside it. It does so where a [Delegator]
+	// has signed, and not where a signer of Choria has.
+	Bound bool
 }
 
 // VerifyRequest opens a request in its envelopes (transport, secure request,
@@ -131,6 +136,12 @@ func (s SignedRequest) verify(now time.Time, is Issuers) (Verified, error) {
 			return Verified{}, fmt.Errorf("token of the signer: %w", err)
 		}
 	}
+	return s.open(by, signer, false)
+}
+
+// open says what was signed, once it is known whose tokens these are. Of what is asked
+// to be signed for a client, its caller is the one of the token, whatever it says.
+func (s SignedRequest) open(by, signer claims, asked bool) (Verified, error) {
 	if !ed25519.Verify(signer.key, s.Request, s.Signature) {
 		return Verified{}, fmt.Errorf("%w: the key of %.80q has not signed these bytes", ErrSignature, signer.name())
 	}
@@ -141,16 +152,22 @@ func (s SignedRequest) verify(now time.Time, is Issuers) (Verified, error) {
 	if err := r.complete(); err != nil {
 		return Verified{}, err
 	}
-	if delegated && (signer.Purpose != Client || !signer.Permissions[mayDelegate]) {
+	if !s.Signer.IsZero() && (signer.Purpose != Client || !signer.Permissions[mayDelegate]) {
 		return Verified{}, fmt.Errorf("%w: the token of %.80q lacks %s and may not sign for others", ErrDenied, signer.name(), mayDelegate)
 	}
-	if err := r.permitted(by, delegated); err != nil {
+	if asked && by.Purpose == Client {
+		r.Caller = by.CallerID
+	}
+	if err := r.permitted(by, asked || !s.Signer.IsZero()); err != nil {
 		return Verified{}, err
+	}
+	if r.Bound != nil && *r.Bound != bindCaller(s.Caller) {
+		return Verified{}, fmt.Errorf("%w: it was signed beside another token of %.80q", ErrSignature, by.name())
 	}
 	return Verified{
 		ID: r.ID, Sender: r.Sender, Caller: r.Caller, Collective: r.Collective, Agent: r.Agent,
 		Time: time.Unix(0, r.Time).UTC(), TTL: time.Duration(r.TTL) * time.Second, Filter: r.Filter, Message: r.Message,
-		By: Claims{by}, Signer: Claims{signer},
+		By: Claims{by}, Signer: Claims{signer}, Bound: r.Bound != nil,
 	}, nil
 }
 
