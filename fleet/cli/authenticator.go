@@ -66,7 +66,7 @@ oidc:
 }
 
 func (c authenticatorConfig) check() error {
-	_, err := c.Issuers.trusted()
+	_, err := c.Issuers.some()
 	errs := []error{err, c.Limits.Check()}
 	for _, f := range []struct{ name, path string }{{"token", c.Token}, {"seed", c.Seed}, {"users", c.Users}} {
 		if f.path == "" {
@@ -249,7 +249,7 @@ func (k *keeper) watch(ctx context.Context) {
 }
 
 func playAuthenticator(ctx context.Context, p topology.Post, c authenticatorConfig) error {
-	is, err := c.Issuers.trusted()
+	is, err := c.Issuers.some()
 	if err != nil {
 		return err
 	}

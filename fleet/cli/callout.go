@@ -22,6 +22,14 @@ import (
 // configurations have them: in hexadecimal digits or base64.
 type Issuers map[string][]string
 
+// some reads them, and refuses to trust nobody.
+func (texts Issuers) some() (trust.Issuers, error) {
+	if len(texts) == 0 {
+		return trust.Issuers{}, errors.New("issuers: nobody is trusted; add the public keys of your organization: { choria: [KEY] }")
+	}
+	return texts.trusted()
+}
+
 // trusted reads them. Without any, nobody is trusted.
 func (texts Issuers) trusted() (trust.Issuers, error) {
 	keys := make(map[string][]ed25519.PublicKey, len(texts))

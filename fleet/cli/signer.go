@@ -84,7 +84,7 @@ http: { listen: "127.0.0.1:8080" } # with cert and key also elsewhere
 			signer.ServiceAgent: {Publish: []string{"*.reply.>"}, Subscribe: []string{signer.ServiceSubject}},
 		},
 		Check: func(c signerConfig) error {
-			_, err := c.Issuers.trusted()
+			_, err := c.Issuers.some()
 			if c.Seed == "" || c.Token == "" {
 				err = errors.Join(err, errors.New("seed and token: want the files with the signer's key and its token"))
 			}
@@ -112,7 +112,7 @@ const lookAgain = 30 * time.Second
 // playSigner plays the role, and begins again when its key, its token or its
 // certificate has changed.
 func playSigner(ctx context.Context, p topology.Post, c signerConfig) error {
-	is, err := c.Issuers.trusted()
+	is, err := c.Issuers.some()
 	if err != nil {
 		return err
 	}
