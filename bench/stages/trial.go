@@ -91,11 +91,15 @@ func (t *trial) open(ctx context.Context, text string, overlays []string) error 
 	return t.ensure(ctx, cell)
 }
 
+// landed is the size of streams from which nothing is collected.
+const landed = 2 << 30
+
 // ensure makes the streams of an overlay that does not collect any others yet.
 func (t *trial) ensure(ctx context.Context, overlay string) error {
 	specs := t.site.File.Specs(overlay)
 	for i := range specs {
 		specs[i].Sources = nil
+		specs[i].MaxBytes = max(specs[i].MaxBytes, landed)
 	}
 	return jetstream.New(t.nc[overlay], overlay).Ensure(ctx, specs...)
 }
