@@ -7,6 +7,8 @@
 //	  urls: [tls://broker-1.example.net:4222]
 //	  context: NAME                 # or a NATS context, or the path of one
 //	  creds: /etc/weir/node.creds   # or nkey: the path of a seed
+//	  token: node.jwt               # or a token, and the seed of the key that it is
+//	  seed: node.seed               # bound to; registrations are signed with it, too
 //	  tls: { ca: ca.pem, cert: node.pem, key: node.key }
 //	alive: 10m
 //	registration:
@@ -32,6 +34,7 @@
 //	classes_file: /var/lib/puppet/classes.txt
 //	collectives: [mcollective]
 //	tags: { rack: "12" }            # become facts below "tags"
+//	provision: provisioning.jwt     # how to become a member again, and instead of broker the first time
 package config
 
 import (
@@ -69,6 +72,7 @@ type File struct {
 	ClassesFile string // one class in each line; "" is none
 	Collectives []string
 	Tags        map[string]string
+	Provision   string // file with a provisioning token; "" is none
 }
 
 // Broker says how to reach the broker.
@@ -76,6 +80,7 @@ type Broker struct {
 	URLs          []string
 	Context       string
 	Creds, NKey   string
+	Token, Seed   string
 	CA, Cert, Key string
 }
 
@@ -123,7 +128,7 @@ func Decode(name string, b []byte) (*File, error) {
 		return nil, d.problems
 	}
 	dir := filepath.Dir(name)
-	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.ClassesFile} {
+	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Broker.Token, &f.Broker.Seed, &f.ClassesFile, &f.Provision} {
 		*p = below(dir, *p)
 	}
 	for i, p := range f.Facts.Files {
@@ -181,6 +186,7 @@ func (d *decoder) read(f *File, root ast.Node) {
 		field{"classes_file", d.text(&f.ClassesFile)},
 		field{"collectives", d.texts(&f.Collectives)},
 		field{"tags", d.pairs(&f.Tags)},
+		field{"provision", d.text(&f.Provision)},
 	)
 	s.IgnoreChanges = !content
 	if every := max(s.Every, 0); s.Splay > 0 && (every > 0 && s.Splay > every || every == 0 && s.Splay > server.DefaultEvery) {
@@ -189,7 +195,7 @@ func (d *decoder) read(f *File, root ast.Node) {
 	if !named {
 		f.Identity = d.hostname()
 	}
-	if len(f.Broker.URLs) == 0 && f.Broker.Context == "" && !d.saidOf(broker) {
+	if len(f.Broker.URLs) == 0 && f.Broker.Context == "" && f.Provision == "" && !d.saidOf(broker) {
 		d.reportf(broker, `there is no broker to connect to: add "broker: { urls: [nats://HOST:4222] }"`)
 	}
 }
@@ -216,6 +222,8 @@ func (d *decoder) broker(b *Broker, path string, n ast.Node) {
 		field{"context", d.text(&b.Context)},
 		field{"creds", d.text(&b.Creds)},
 		field{"nkey", d.text(&b.NKey)},
+		field{"token", d.text(&b.Token)},
+		field{"seed", d.text(&b.Seed)},
 		field{"tls", func(path string, n ast.Node) {
 			d.object(path, n,
 				field{"ca", d.text(&b.CA)},
@@ -227,6 +235,9 @@ func (d *decoder) broker(b *Broker, path string, n ast.Node) {
 			}
 		}},
 	)
+	if (b.Token == "") != (b.Seed == "") {
+		d.reportf(n, "%s: token and seed go together", path)
+	}
 }
 
 // checked stores text that passes a check.

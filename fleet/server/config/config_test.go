@@ -23,6 +23,8 @@ broker:
   context: acme
   creds: node.creds
   nkey: /etc/weir/node.nk
+  token: node.jwt
+  seed: /etc/weir/node.seed
   tls: { ca: ca.pem, cert: node.pem, key: /k/node.key }
 alive: 90s
 registration:
@@ -49,6 +51,7 @@ classes: [role::web]
 classes_file: classes.txt
 collectives: [mt, web]
 tags: { rack: "12", "owner name": ops }
+provision: provisioning.jwt
 `
 
 func TestDecodeEverything(t *testing.T) {
@@ -60,7 +63,7 @@ func TestDecodeEverything(t *testing.T) {
 		Identity: "n1.example.net",
 		Broker: Broker{
 			URLs: []string{"tls://broker-1.example.net:4222", "tls://broker-2.example.net:4222"}, Context: "acme",
-			Creds: "/etc/weir/node.creds", NKey: "/etc/weir/node.nk", CA: "/etc/weir/ca.pem", Cert: "/etc/weir/node.pem", Key: "/k/node.key",
+			Creds: "/etc/weir/node.creds", NKey: "/etc/weir/node.nk", Token: "/etc/weir/node.jwt", Seed: "/etc/weir/node.seed", CA: "/etc/weir/ca.pem", Cert: "/etc/weir/node.pem", Key: "/k/node.key",
 		},
 		Settings: server.Settings{
 			Component: "server", Alive: 90 * time.Second, Subject: "in.{identity}.facts",
@@ -73,6 +76,7 @@ func TestDecodeEverything(t *testing.T) {
 		},
 		Classes: []string{"role::web"}, ClassesFile: "/etc/weir/classes.txt", Collectives: []string{"mt", "web"},
 		Tags: map[string]string{"rack": "12", "owner name": "ops"},
+		Provision: "/etc/weir/provisioning.jwt",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -125,6 +129,7 @@ func TestDecodeRefuses(t *testing.T) {
 		ok + "registration: { splay: 6m, every: 5m }\n":      `longer than the interval`,
 		ok + "classes: &a [x]\n":                             `want a list, but this is an anchor or alias`,
 		"identity: n 1\nbroker: { urls: [nats://b:4222] }\n": `node.yaml:1:11: identity: identity "n 1"`,
+		"identity: n1\nbroker: { context: a, token: a.jwt }\n":         `node.yaml:2:9: broker: token and seed go together`,
 		"identity: n1\nbroker: { context: a, tls: { cert: a.pem } }\n": `node.yaml:2:28: broker.tls: cert and key go together`,
 		"identity: \x00\n":                         `not UTF-8 text`,
 		strings.Repeat("[", 60):                    `more than 50 brackets`,
