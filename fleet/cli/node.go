@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/server/config"
+	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams/jetstream"
 	topology "github.com/weirhq/weir/topology/cli"
@@ -29,30 +31,42 @@ import (
 
 // nodeOptions are the flags of the verb "node".
 type nodeOptions struct {
-	config  string
-	check   bool
-	asJSON  bool
-	verbose bool
+	config    string
+	provision string
+	ca        string
+	patience  time.Duration
+	check     bool
+	asJSON    bool
+	verbose   bool
 }
 
 // Node is the verb "node": the program of a node of the fleet.
 func Node() *cobra.Command {
 	var o nodeOptions
 	cmd := &cobra.Command{
-		Use:   "node --config FILE",
+		Use:   "node --config FILE [--provision FILE]",
 		Short: "Run this machine as a node of the fleet",
 		Long: `Node tells the fleet that this machine lives and what it is: lifecycle events,
 and a registration with facts, classes and tags. It runs until it is
 interrupted, and waits for a broker that is not there yet.
 
+With a provisioning token it needs no configuration: it waits for a provisioner,
+which gives it one, writes it to the file that --config names, and goes on as a
+node. It does so again when its token has expired, is missing or is that of
+another, and when brokers refuse it for longer than --patience; what it has
+stays until there is something in its place.
+
 SIGHUP makes it read its configuration again. A configuration that is not right
 is refused, and the former one stays.`,
-		Example: "  weir node --config /etc/weir/node.yaml\n  weir node --config node.yaml --check",
+		Example: "  weir node --config /etc/weir/node.yaml\n  weir node --config node.yaml --check\n  weir node --config /etc/weir/node.yaml --provision /etc/weir/provisioning.jwt",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&o.config, "config", "c", "", "configuration file (required)")
+	fl.StringVar(&o.provision, "provision", "", "file with a provisioning token; default: what the configuration says")
+	fl.StringVar(&o.ca, "provision-ca", "", "PEM file of those who may have signed the certificates of the brokers of provisioning; default: those of the system")
+	fl.DurationVar(&o.patience, "patience", 10*time.Minute, "how long brokers may refuse the node before it wants to be provisioned again")
 	fl.BoolVar(&o.check, "check", false, "check the configuration and end")
 	fl.BoolVar(&o.asJSON, "json", false, "print what was published as a JSON document at the end")
 	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
@@ -63,17 +77,6 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	if o.config == "" {
 		return rejected(errors.New("--config FILE is needed"))
 	}
-	f, err := config.Load(o.config)
-	if err != nil {
-		return rejected(err)
-	}
-	if o.check {
-		if !o.asJSON {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is right: node %s\n", o.config, f.Identity)
-			return nil
-		}
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": true, "identity": f.Identity})
-	}
 	level := slog.LevelInfo
 	if o.verbose {
 		level = slog.LevelDebug
@@ -81,11 +84,27 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	counts, err := runNode(ctx, o.config, f, log)
+	if o.check {
+		return o.look(cmd)
+	}
+	counts, err := o.live(ctx, log)
 	if err == nil && o.asJSON {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(counts)
 	}
 	return err
+}
+
+// look checks the configuration and says so.
+func (o nodeOptions) look(cmd *cobra.Command) error {
+	f, err := config.Load(o.config)
+	if err != nil {
+		return rejected(err)
+	}
+	if !o.asJSON {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is right: node %s\n", o.config, f.Identity)
+		return nil
+	}
+	return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": true, "identity": f.Identity})
 }
 
 // rejected is an error for input that is not right.
@@ -93,8 +112,9 @@ func rejected(err error) error {
 	return &topology.ExitError{Code: topology.ExitRejected, Err: err}
 }
 
-// runNode runs the node until ctx ends, and returns what it has published.
-func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger) (server.Counts, error) {
+// runNode runs the node until ctx ends, and returns what it has published. The error
+// is errLost when the node is no member any more.
+func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logger) (server.Counts, error) {
 	var node atomic.Pointer[server.Node]
 	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
 		return func(nc *nats.Conn) {
@@ -105,21 +125,37 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 		}
 	}
 	lost := told("Connection lost", (*server.Node).Disconnected)
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	w := &watch{patience: o.patience, lose: lose}
+	m, named := memberOf(f)
+	found := func(what string) func(*nats.Conn) {
+		tell := told(what, (*server.Node).Connected)
+		return func(nc *nats.Conn) { w.connected(); tell(nc) }
+	}
+	extra := []nats.Option{
+		// A node may start before its broker, and fleets come back together.
+		nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(time.Second),
+		nats.ReconnectJitter(4*time.Second, 8*time.Second),
+		nats.PingInterval(30 * time.Second),
+		nats.ConnectHandler(found("Connected")),
+		nats.ReconnectHandler(found("Connected again")),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			log.Debug("Not connected", "error", err)
+			if named {
+				w.refused(time.Now(), err)
+			}
+		}),
+	}
+	if named {
+		extra = append(extra, m.options()...)
+	}
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
-		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
-		Extra: []nats.Option{
-			// A node may start before its broker, and fleets come back together.
-			nats.RetryOnFailedConnect(true),
-			nats.ReconnectWait(time.Second),
-			nats.ReconnectJitter(4*time.Second, 8*time.Second),
-			nats.PingInterval(30 * time.Second),
-			nats.ConnectHandler(told("Connected", (*server.Node).Connected)),
-			nats.ReconnectHandler(told("Connected again", (*server.Node).Connected)),
-			nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
-			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
-			nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("Not connected", "error", err) }),
-		},
+		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity, Extra: extra,
 	})
 	if err != nil {
 		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
@@ -129,18 +165,31 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 	if len(f.Collectives) > 0 {
 		collective = f.Collectives[0]
 	}
+	wrap := server.RequestOf(f.Identity, collective)
+	if named {
+		wrap = server.SignedBy(f.Identity, collective, func() (trust.Token, ed25519.PrivateKey, error) {
+			token, key, _, err := m.held()
+			return token, key, err
+		})
+	}
 	n, err := server.New(server.Options{
 		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil),
-		Wrap: server.RequestOf(f.Identity, collective), Log: log,
+		Wrap: wrap, Named: named, Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, rejected(err)
 	}
 	node.Store(n)
 	var wg sync.WaitGroup
-	wg.Go(func() { reloads(ctx, n, path, f, log) })
+	wg.Go(func() { reloads(ctx, n, o.config, f, log) })
+	if named {
+		wg.Go(func() { w.expire(ctx, m) })
+	}
 	n.Run(ctx)
 	wg.Wait()
+	if err := context.Cause(ctx); errors.Is(err, errLost) {
+		return n.Counts(), err
+	}
 	return n.Counts(), nil
 }
 

@@ -19,6 +19,10 @@ func LifecycleSubject(e schemas.Lifecycle) string {
 	return "choria.lifecycle.event." + string(e.Type) + "." + e.Component
 }
 
+// NamedSubject is where a node with a token publishes an event: a broker lets it
+// tell of nobody else (S3).
+func NamedSubject(e schemas.Lifecycle) string { return LifecycleSubject(e) + "." + e.Identity }
+
 // publish tells of an event in the life of a node.
 func (r *runner) publish(l *life, e schemas.Lifecycle, now time.Time) error {
 	s := r.settings.Load()
@@ -31,7 +35,7 @@ func (r *runner) publish(l *life, e schemas.Lifecycle, now time.Time) error {
 	}
 	b, err := e.Encode()
 	if err == nil {
-		err = l.conn.Publish(LifecycleSubject(e), nil, b)
+		err = l.conn.Publish(r.subject(e), nil, b)
 	}
 	if err != nil {
 		r.counts.eventsFailed.Add(1)

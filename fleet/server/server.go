@@ -66,6 +66,7 @@ type Options struct {
 	Conn   Conn
 	Gather Gather
 	Wrap   Wrap         // by default Plain
+	Named  bool         // the node has a token, and tells of its life under its name, see [NamedSubject]
 	Log    *slog.Logger // by default nothing is logged
 }
 
@@ -93,6 +94,9 @@ func New(o Options) (*Node, error) {
 	}
 	l := &life{identity: o.Identity, conn: o.Conn}
 	r := newRunner(o.Settings, o.Log, l)
+	if o.Named {
+		r.subject = NamedSubject
+	}
 	r.spread = func(s *Settings) time.Duration { return s.Splay }
 	r.gather = func(ctx context.Context, _ *life) (Inventory, error) { return o.Gather(ctx) }
 	r.wrap = func(_ string, body []byte) ([]byte, string, error) { return o.Wrap(body) }
