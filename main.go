@@ -34,7 +34,7 @@ func builtin() (topology.Parts, error) {
 		filter.Kind,
 		mapper.Kind,
 	)
-	roles, twice := topology.NewRoles(programs.Callout())
+	roles, twice := topology.NewRoles(programs.Callout(), programs.Provisioner())
 	return topology.Parts{Kinds: kinds, Roles: roles}, errors.Join(err, twice)
 }
 

@@ -57,12 +57,8 @@ func NodeSubject(identity string) string { return Collective + ".node." + identi
 // BroadcastSubject is where all nodes are asked that have an agent.
 func BroadcastSubject(agent string) string { return Collective + ".broadcast.agent." + agent }
 
-// StartupSubject is where nodes tell that they have come, and ProvisionedSubject
-// where they tell that they have their configuration.
-const (
-	StartupSubject     = "choria.lifecycle.event.startup." + Component
-	ProvisionedSubject = "choria.lifecycle.event.provisioned." + Component
-)
+// StartupSubject is where nodes tell that they have come.
+const StartupSubject = "choria.lifecycle.event.startup." + Component
 
 // unsigned stands in place of a signature: neither side has a key that the other
 // knows.
