@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/weirhq/weir/fleet/enrol"
 	"github.com/weirhq/weir/fleet/provisioner"
+	"github.com/weirhq/weir/fleet/revocations"
 	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/streams/jetstream"
@@ -166,13 +168,29 @@ func (c provisionerConfig) issuer(p topology.Post, is trust.Issuers) (trust.Issu
 	return is.ChainIssuer(time.Now(), trust.NewToken(token), key)
 }
 
+// ports checks that the topology gives the program what it needs. Without a port the
+// broker would drop what it asks without a word.
+func ports(p topology.Post) error {
+	prog := p.Overlay.Program(p.Role)
+	if p.Overlay.Stream(provisioner.Stream) == nil {
+		return fmt.Errorf("the overlay has no stream %s; add it to the streams of its class", provisioner.Stream)
+	}
+	if !slices.Contains(prog.Produces, provisioner.Stream) || !slices.Contains(prog.Consumes, provisioner.Stream) {
+		return fmt.Errorf("program %s has to produce and consume %s", p.Role, provisioner.Stream)
+	}
+	if p.Overlay.Stream(revocations.Stream) != nil && !slices.Contains(prog.Consumes, revocations.Stream) {
+		return fmt.Errorf("program %s has to consume %s", p.Role, revocations.Stream)
+	}
+	return nil
+}
+
 // tokensCached is how many provisioning tokens are remembered as rightly signed;
 // the nodes of a region share one.
 const tokensCached = 1024
 
 func playProvisioner(ctx context.Context, p topology.Post, c provisionerConfig) error {
-	if p.Overlay.Stream(provisioner.Stream) == nil {
-		return fmt.Errorf("the overlay has no stream %s; add it to the streams of its class", provisioner.Stream)
+	if err := ports(p); err != nil {
+		return err
 	}
 	is, err := c.Issuers.trusted()
 	if err != nil {

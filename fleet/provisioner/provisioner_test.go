@@ -225,6 +225,11 @@ func (m *machine) last() recruit.Configuration {
 // join has a machine wait to become a member.
 func (c *cell) join(nc *nats.Conn, identity, dc string, token trust.Token, former ed25519.PrivateKey) *machine {
 	c.t.Helper()
+	return c.joinAs(recruit.NATS{NATS: server.NATS{Conn: nc}}, identity, dc, token, former)
+}
+
+func (c *cell) joinAs(conn recruit.Conn, identity, dc string, token trust.Token, former ed25519.PrivateKey) *machine {
+	c.t.Helper()
 	m := &machine{identity: identity, outcome: make(chan recruit.Outcome, 1)}
 	agent, err := recruit.New(recruit.Options{
 		Identity: identity, Token: token, Keep: m, Former: former,
@@ -235,7 +240,7 @@ func (c *cell) join(nc *nats.Conn, identity, dc string, token trust.Token, forme
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	r := recruit.NewRecruit(agent, recruit.NATS{NATS: server.NATS{Conn: nc}}, "1", slog.New(slog.DiscardHandler))
+	r := recruit.NewRecruit(agent, conn, "1", slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
