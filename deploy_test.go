@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/fleet/trust"
+	"github.com/weirhq/weir/streams/jetstream/certs/certstest"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
 )
@@ -180,9 +181,9 @@ type deployment struct {
 func newDeployment(t *testing.T) *deployment {
 	t.Helper()
 	d := &deployment{T: t, dir: t.TempDir(), conf: map[string]string{}, url: map[string]string{}}
-	ca := newAuthority(t, filepath.Join(d.dir, "nats"), "ca")
-	d.ca = ca.file
-	ca.issue(filepath.Join(d.dir, "nats", "server"))
+	ca := certstest.NewCA(t, filepath.Join(d.dir, "nats"), "ca")
+	d.ca = ca.File
+	ca.Issue(filepath.Join(d.dir, "nats", "server"))
 
 	local := map[string]string{}
 	listen := map[string][]string{} // what each server listens on, before and after
@@ -415,8 +416,8 @@ func TestEmbeddedBrokers(t *testing.T) {
 	carry(t, "deploy/laptop.yaml", store, func(overlay, role string) *nats.Conn {
 		at := filepath.Join(store, overlay)
 		return dial(t, overlay, role, func() (string, []nats.Option, error) {
-			url, _, err := broker.Addresses(at, "", "")
-			return url, inRole(at, role), err
+			found, err := broker.Find(at, "", "")
+			return found.Client, inRole(at, role), err
 		})
 	})
 }
@@ -493,8 +494,8 @@ func (b *blend) connect(addr map[string]string, opts map[string][]nats.Option) f
 // its key, over TLS.
 func TestEmbeddedCellOfExistingHub(t *testing.T) {
 	b := newBlend(t)
-	ca := newAuthority(t, b.dir, "ca")
-	ca.issue(filepath.Join(b.dir, "server"))
+	ca := certstest.NewCA(t, b.dir, "ca")
+	ca.Issue(filepath.Join(b.dir, "server"))
 	write(t, b.topology, fmt.Sprintf(mixed,
 		b.fill(`{ urls: ["nats://$HUB"], leaf: ["tls://$LEAF"], nkey: "$DIR/hub/keys/runner.nk", tls: { ca: "$DIR/ca.pem" } }`),
 		b.fill(`{ embedded: { store: "$DIR/cell", listen: "$CELL" } }`)))
@@ -503,7 +504,7 @@ listen: "$HUB"
 tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key" }
 leafnodes { listen: "$LEAF", tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key" } }
 `, true)
-	hub := inRole(filepath.Join(b.dir, "hub"), topology.RoleAdmin, nats.RootCAs(ca.file))
+	hub := inRole(filepath.Join(b.dir, "hub"), topology.RoleAdmin, nats.RootCAs(ca.File))
 	carry(t, b.topology, b.dir, b.connect(map[string]string{"hub": "tls://$HUB", "cell": "nats://$CELL"}, map[string][]nats.Option{"hub": hub}))
 }
 

@@ -2,16 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -26,64 +19,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
+	"github.com/weirhq/weir/streams/jetstream/certs/certstest"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/cli"
 )
-
-// authority signs certificates.
-type authority struct {
-	*testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	file string // its own certificate
-}
-
-func newAuthority(t *testing.T, dir, name string) *authority {
-	t.Helper()
-	a := &authority{T: t, file: filepath.Join(dir, name+".pem")}
-	a.cert = &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), SerialNumber: big.NewInt(1),
-	}
-	a.key = newKey(t)
-	a.sign(a.cert, a.key, a.file)
-	return a
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func (a *authority) sign(cert *x509.Certificate, key *ecdsa.PrivateKey, file string) {
-	a.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, cert, a.cert, key.Public(), a.key)
-	if err != nil {
-		a.Fatal(err)
-	}
-	write(a.T, file, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-}
-
-// issue writes a certificate for this machine, for both sides of a connection,
-// and its key to files that begin like that.
-func (a *authority) issue(file string) {
-	a.Helper()
-	key := newKey(a.T)
-	a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: filepath.Base(file)}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), SerialNumber: big.NewInt(2),
-	}, key, file+".pem")
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.Fatal(err)
-	}
-	write(a.T, file+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-}
 
 // write writes a file that only the owner reads, and the directories above it.
 func write(t *testing.T, file, text string) {
@@ -305,29 +244,29 @@ func stored(js jetstream.JetStream, stream string) uint64 {
 // TestExistingTLS: the server proves who it is, or nothing is said to it.
 func TestExistingTLS(t *testing.T) {
 	s := newSite(t)
-	ca := newAuthority(t, s.dir, "ca")
-	newAuthority(t, s.dir, "other")
-	ca.issue(filepath.Join(s.dir, "server"))
+	ca := certstest.NewCA(t, s.dir, "ca")
+	certstest.NewCA(t, s.dir, "other")
+	ca.Issue(filepath.Join(s.dir, "server"))
 	s.serve(`tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key" }`)
-	s.works(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem" } }`, nats.RootCAs(ca.file))
+	s.works(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem" } }`, nats.RootCAs(ca.File))
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/other.pem" } }`, cli.ExitUnreachable,
 		"overlay site: connecting to tls://127.0.0.1:$PORT", "certificate signed by unknown authority")
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/none.pem" } }`, cli.ExitRejected,
 		"file with the CA: open $DIR/none.pem: no such file")
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/server.key" } }`, cli.ExitRejected,
-		"failed to parse root certificate from")
+		"CA $DIR/server.key: it holds no certificate")
 }
 
 // TestExistingClientCertificate: both sides prove who they are.
 func TestExistingClientCertificate(t *testing.T) {
 	s := newSite(t)
-	ca, other := newAuthority(t, s.dir, "ca"), newAuthority(t, s.dir, "other")
-	ca.issue(filepath.Join(s.dir, "server"))
-	ca.issue(filepath.Join(s.dir, "weir"))
-	other.issue(filepath.Join(s.dir, "stranger"))
+	ca, other := certstest.NewCA(t, s.dir, "ca"), certstest.NewCA(t, s.dir, "other")
+	ca.Issue(filepath.Join(s.dir, "server"))
+	ca.Issue(filepath.Join(s.dir, "weir"))
+	other.Issue(filepath.Join(s.dir, "stranger"))
 	s.serve(`tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key", ca_file: "$DIR/ca.pem", verify: true }`)
 	s.works(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem", cert: "$DIR/weir.pem", key: "$DIR/weir.key" } }`,
-		nats.RootCAs(ca.file), nats.ClientCert(filepath.Join(s.dir, "weir.pem"), filepath.Join(s.dir, "weir.key")))
+		nats.RootCAs(ca.File), nats.ClientCert(filepath.Join(s.dir, "weir.pem"), filepath.Join(s.dir, "weir.key")))
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem" } }`, cli.ExitUnreachable, "the server wants a client certificate")
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem", cert: "$DIR/stranger.pem", key: "$DIR/stranger.key" } }`, cli.ExitUnreachable, "the server wants a client certificate, or another one")
 	s.fails(`{ urls: ["tls://127.0.0.1:$PORT"], tls: { ca: "$DIR/ca.pem", cert: "$DIR/weir.pem", key: "$DIR/stranger.key" } }`, cli.ExitRejected,
@@ -366,8 +305,8 @@ func TestExistingNKey(t *testing.T) {
 func TestExistingContext(t *testing.T) {
 	s := newSite(t)
 	key := newUser(t, filepath.Join(s.dir, "weir.nk"))
-	ca := newAuthority(t, s.dir, "ca")
-	ca.issue(filepath.Join(s.dir, "server"))
+	ca := certstest.NewCA(t, s.dir, "ca")
+	ca.Issue(filepath.Join(s.dir, "server"))
 	s.serve(`tls { cert_file: "$DIR/server.pem", key_file: "$DIR/server.key" }
 authorization { users: [ { nkey: ` + key + ` } ] }`)
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(s.dir, "config"))
@@ -379,7 +318,7 @@ authorization { users: [ { nkey: ` + key + ` } ] }`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.works(`{ context: acme }`, opt, nats.RootCAs(ca.file))
+	s.works(`{ context: acme }`, opt, nats.RootCAs(ca.File))
 	s.fails(`{ context: acne }`, cli.ExitRejected, `NATS context acne: context not found`)
 	s.fails(`{ context: lacking }`, cli.ExitRejected, `NATS context lacking: file with an nkey: open $DIR/none.nk: no such file`)
 	s.fails(`{ context: acme, urls: ["tls://127.0.0.1:1"] }`, cli.ExitUnreachable, "connecting to tls://127.0.0.1:1")

@@ -106,6 +106,10 @@ var importRules = []importRule{
 		reason: "what people type and what measures is outermost: only main and the cli folders see all",
 	},
 	{
+		of: []string{"bench/bare", "bench/replication/copier", "bench/stages/baseline"}, weir: []string{"bench/bare"},
+		reason: "a yardstick shares no code with what it measures",
+	},
+	{
 		of: []string{"..."}, except: []string{"streams/jetstream/...", "bench/..."},
 		deny:   []string{"github.com/nats-io/nats.go/jetstream/..."},
 		reason: "JetStream is spoken in streams/jetstream and nowhere else, so that its rules are kept in one place",
@@ -192,6 +196,10 @@ func TestImportRulesBite(t *testing.T) {
 	}{
 		{"", module + "/bench", true},
 		{"bench", module + "/topology", true},
+		{"bench/stages", module + "/topology/cli", true},
+		{"bench/stages/baseline", module + "/streams", false},
+		{"bench/stages/baseline", module + "/bench/bare", true},
+		{"bench/bare", module + "/bench/rig", false},
 		{"bench/lab", "github.com/nats-io/nats.go/jetstream", true},
 		{"fleet/audit", module + "/streams", true},
 		{"fleet/audit", module + "/streams/jetstream", false},

@@ -546,16 +546,16 @@ func TestRunSaysWhenItIsReady(t *testing.T) {
 		return start(t, "weir", "run", "deploy/laptop.yaml", "--overlay", "mt-1", "--store", store)
 	}
 	a := run()
-	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=6 streams, 6 of them made; active: adapt,hear,thin,age,raise,life,orders; standing by: none") {
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=8 streams, 8 of them made; active: adapt,hear,thin,age,raise,life,orders,revoked; standing by: none") {
 		t.Errorf("the first copy says %q", got)
 	}
 	b := run()
-	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=6 streams, 0 of them made; active: adapt,hear; standing by: thin,age,raise,life,orders") {
+	if got := said(); !strings.HasPrefix(got, "READY=1\nSTATUS=8 streams, 0 of them made; active: adapt,hear; standing by: thin,age,raise,life,orders,revoked") {
 		t.Errorf("the second copy says %q", got)
 	}
 	for p, want := range map[*process]string{
-		a: `msg="overlay is ready" overlay=mt-1 streams_made=6 streams_found=0 stages_active=adapt,hear,thin,age,raise,life,orders stages_standing_by=none`,
-		b: `msg="overlay is ready" overlay=mt-1 streams_made=0 streams_found=6 stages_active=adapt,hear stages_standing_by=thin,age,raise,life,orders`,
+		a: `msg="overlay is ready" overlay=mt-1 streams_made=8 streams_found=0 stages_active=adapt,hear,thin,age,raise,life,orders,revoked stages_standing_by=none`,
+		b: `msg="overlay is ready" overlay=mt-1 streams_made=0 streams_found=8 stages_active=adapt,hear stages_standing_by=thin,age,raise,life,orders,revoked`,
 	} {
 		eventually(t, "a line says that it is ready", func() bool { return strings.Contains(p.out.String(), want) })
 	}

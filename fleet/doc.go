@@ -11,8 +11,8 @@
 // server/direct registers nodes straight into a stream of ours. It gains JOBS,
 // MACHINES and ORDERS as it learns to run jobs and machines and to take orders.
 // The signer, provisioner, authenticator, receiver and inventory come beside it.
-// Packages trust and cli are no programs: one holds all code about tokens and
-// keys, the other the verbs.
+// Packages trust, audit and cli are no programs: one holds all code about tokens,
+// keys and policies, one makes what was decided tamper-evident, one has the verbs.
 //
 // Programs import streams, schemas and trust, and another program only as its
 // client. They never import processors, topology or bench.

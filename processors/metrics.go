@@ -22,6 +22,7 @@ type Metrics struct {
 	Epoch         atomic.Uint64
 	Lag           atomic.Uint64 // stored inputs that are not handled, when last asked
 	SnapshotBytes atomic.Uint64
+	SnapshotMax   atomic.Int64  // the longest time that a snapshot has held up what came after it, nanoseconds
 	Keys, Refused atomic.Uint64 // of a Keyed processor
 	Freshness     atomic.Int64  // event time of the last input handled, nanoseconds since 1970
 	Active        atomic.Bool   // this copy holds the lease

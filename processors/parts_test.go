@@ -108,3 +108,25 @@ func TestPartsOfARecordThatHasMoved(t *testing.T) {
 		}
 	})
 }
+
+// slow is a state that takes a while to save.
+type slow struct{ streams.State }
+
+func (s slow) Save(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	time.Sleep(70 * time.Millisecond)
+	return s.State.Save(ctx, key, value, revision)
+}
+
+// TestSnapshotsAreTimed: the report of a stage says for how long a snapshot has
+// held up messages.
+func TestSnapshotsAreTimed(t *testing.T) {
+	rigged(t, func(r *rig) {
+		var m processors.Metrics
+		r.edit = func(s *processors.Stage) { s.State, s.Metrics = slow{s.State}, &m }
+		r.append(5)
+		r.ok(r.run())
+		if got := time.Duration(m.SnapshotMax.Load()); got != 70*time.Millisecond {
+			r.Errorf("held up for %v, want 70ms", got)
+		}
+	})
+}

@@ -345,6 +345,7 @@ func (r *run) snapshot(ctx context.Context) error {
 		!r.to.dirty && !r.dead.dirty && r.snap.Kind == r.Kind && r.snap.Config == r.Config {
 		return nil
 	}
+	began := time.Now()
 	rec := record{
 		UID: r.UID, Overlay: r.Overlay, Stream: r.Stream, Created: r.created, Epoch: r.epoch,
 		Seq: r.seq, Time: r.seqTime, Tick: r.tick, Kind: r.Kind, Config: r.Config,
@@ -371,6 +372,7 @@ func (r *run) snapshot(ctx context.Context) error {
 		if lag, err := r.cur.Lag(ctx); err == nil {
 			r.Metrics.Lag.Store(lag.Pending)
 		}
+		r.Metrics.SnapshotMax.Store(max(r.Metrics.SnapshotMax.Load(), int64(time.Since(began)))) // nothing waits before there is a cursor
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ var decoders = map[string]func([]byte) error{
 	schemas.AuditCheckpointName:      func(b []byte) error { _, err := schemas.DecodeAuditCheckpoint(b); return err },
 	schemas.ProvisioningName:         func(b []byte) error { _, err := schemas.DecodeProvisioning(b); return err },
 	schemas.OverlaySilentName:        func(b []byte) error { _, err := schemas.DecodeOverlaySilent(b); return err },
+	schemas.RevocationName:           func(b []byte) error { _, err := schemas.DecodeRevocation(b); return err },
 }
 
 // compile makes a schema that also checks formats and encodings.

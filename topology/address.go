@@ -117,6 +117,18 @@ func (d *decoder) embedded(v value) *Embedded {
 			}
 		}},
 		field{"link_creds", "", setEnv(&e.LinkCreds)},
+		field{"tls", "", func(v value) {
+			e.TLS = &ServerTLS{}
+			v.object(
+				field{"cert", "the file with the broker's certificate: \"cert: /etc/weir/broker.pem\"", setEnv(&e.TLS.Cert)},
+				field{"key", "the file with its private key: \"key: /etc/weir/broker.key\"", setEnv(&e.TLS.Key)},
+				field{"ca", "", setEnv(&e.TLS.CA)},
+				field{"verify", "", setBool(&e.TLS.Verify)},
+			)
+			if e.TLS.Verify && !v.has("ca") {
+				v.report(cBroker, "certificates of clients are to be verified, and there is no CA to do it by", "add ca: with the file of those who sign them, or remove verify")
+			}
+		}},
 	)
 	return &e
 }

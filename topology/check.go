@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -158,6 +159,8 @@ func (c *check) brokers() {
 			if e.Listen != "" && e.Listen == e.Leaf {
 				c.report(cSharing, c.src.pos(b.Pos, "embedded.leaf"), o, fmt.Sprintf("clients and links of overlay %s have the same address", o.Name), "give them two ports, or leave leaf out")
 			}
+			c.plain(o, "listen", e.Listen)
+			c.plain(o, "leaf", e.Leaf)
 		} else if len(b.URLs) > 0 || b.Context != "" {
 			account := strings.Join([]string{strings.Join(slices.Sorted(slices.Values(b.URLs)), " "), b.Context, b.Creds, b.NKey, b.TLS.Cert}, "\x00")
 			claim(o, "servers and the same account on them", account, "urls", "each overlay has its own servers, or at least its own account and domain")
@@ -173,6 +176,19 @@ func (c *check) brokers() {
 				fmt.Sprintf("add to the broker of %s: link: and the public key of the user as which its servers link", o.Name))
 		}
 	}
+}
+
+// plain finds what an embedded broker would say to other machines without TLS.
+func (c *check) plain(o *Overlay, key, addr string) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil || o.Broker.Embedded.TLS != nil || host == "localhost" {
+		return
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return
+	}
+	c.report(cPlain, c.src.pos(o.Broker.Pos, "embedded."+key), o, fmt.Sprintf("the broker of overlay %s listens where other machines reach it, and has no certificate for TLS", o.Name),
+		"add tls: { cert: FILE, key: FILE, ca: FILE } to embedded, or listen on 127.0.0.1")
 }
 
 // places finds all streams and what is wrong with one alone or two together.

@@ -90,6 +90,7 @@ const (
 	cBroker  = "T401"
 	cURL     = "T402"
 	cSharing = "T403"
+	cPlain   = "T404"
 )
 
 // codes is sorted by ID.
@@ -152,6 +153,7 @@ var codes = []Code{ //nolint:gochecknoglobals // a table
 	{cBroker, Error, "The settings of a broker are incomplete or contradict each other."},
 	{cURL, Error, "The address of a broker is malformed."},
 	{cSharing, Error, "Two overlays share a JetStream domain, a directory, an address or an account. They would write into each other's streams."},
+	{cPlain, Warning, "An embedded broker listens beyond this machine and has no certificate. Run by \"weir run\" it has no TLS then, and whoever is on the way reads what is said to it."},
 }
 
 // severity of a code; the table is complete.

@@ -42,7 +42,8 @@ overlays:
     class: cell
     uplink: hub
     isolation: 1d
-    broker: { embedded: { store: "./data/{overlay}", listen: "127.0.0.1:4222", leaf: "127.0.0.1:7422", sync: always, link_creds: "./{overlay}.creds" } }
+    broker: { embedded: { store: "./data/{overlay}", listen: "127.0.0.1:4222", leaf: "127.0.0.1:7422", sync: always, link_creds: "./{overlay}.creds",
+      tls: { cert: "./{overlay}.pem", key: "${WEIR_TEST_HOST}.key", ca: ca.pem, verify: true } } }
   mt-2: { class: cell, uplink: hub, broker: { embedded: { store: ./data/2 } } }
 classes:
   hub: { streams: [registration] }
@@ -110,7 +111,8 @@ classes:
 				Subjects: []string{"registration.hub.>"}, MaxAge: 72 * time.Hour, MaxBytes: 2 << 30, Discard: streams.DiscardOld, Replicas: 1, Duplicates: 30 * time.Minute,
 			}}},
 		},
-		cell("mt-1", 24*time.Hour, topology.Embedded{Store: "./data/mt-1", Listen: "127.0.0.1:4222", Leaf: "127.0.0.1:7422", Sync: "always", LinkCreds: "./mt-1.creds"}),
+		cell("mt-1", 24*time.Hour, topology.Embedded{Store: "./data/mt-1", Listen: "127.0.0.1:4222", Leaf: "127.0.0.1:7422", Sync: "always", LinkCreds: "./mt-1.creds",
+			TLS: &topology.ServerTLS{Cert: "./mt-1.pem", Key: "hub-1.key", CA: "ca.pem", Verify: true}}),
 		cell("mt-2", 72*time.Hour, topology.Embedded{Store: "./data/2"}),
 	}}
 	for _, o := range f.Overlays {

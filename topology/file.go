@@ -77,6 +77,18 @@ type Embedded struct {
 	// servers; default the broker's own key, the public half of which the
 	// servers have to know then.
 	LinkCreds string
+	// TLS is nil for what the verb decides: "up" issues certificates itself,
+	// and "run" goes without unless "up" has run on the same stores.
+	TLS *ServerTLS
+}
+
+// ServerTLS names the PEM files by which an embedded broker proves who it is.
+type ServerTLS struct {
+	Cert, Key string // may be one file
+	// CA are those who have signed Cert and, with Verify, what clients and links
+	// show; default the list of the system.
+	CA     string
+	Verify bool // clients and links have to show a certificate
 }
 
 // TLS names the files for a connection to existing brokers.

@@ -234,7 +234,7 @@ func grantProgram(o *Overlay, prog *Program) Grant {
 			// Not CONSUMER.DELETE: the broker removes an idle consumer by itself,
 			// and others on the stream are none of the program's business.
 			p.Publish = append(p.Publish,
-				localAPI+"STREAM.INFO."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
+				localAPI+"STREAM.INFO."+name, localAPI+"STREAM.MSG.GET."+name, localAPI+"CONSUMER.CREATE."+name+".>", localAPI+"CONSUMER.INFO."+name+".*",
 				localAPI+"CONSUMER.MSG.NEXT."+name+".*", "$JS.ACK."+name+".>")
 		}
 	}

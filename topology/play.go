@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,9 +26,22 @@ type playing struct {
 	*Program
 	counters Counters
 	running  atomic.Bool
+	ready    chan struct{} // closed by once
+	once     sync.Once
 	starts   atomic.Uint64
 	errors   atomic.Uint64
 	failure  atomic.Pointer[string]
+}
+
+// Plays is closed once the program of a role has said that it does its work in this
+// copy; nil if the overlay has none that this build can play.
+func (r *Runner) Plays(role string) <-chan struct{} {
+	for _, p := range r.programs {
+		if p.Role == role {
+			return p.ready
+		}
+	}
+	return nil
 }
 
 // superviseProgram keeps a program running.
@@ -78,7 +92,7 @@ func (r *Runner) play(ctx context.Context, p *playing, log *slog.Logger) error {
 	defer p.running.Store(false)
 	return play(ctx, Post{
 		File: r.file, Overlay: r.overlay, Role: p.Role, Copy: r.holder, Conn: nc, Dir: dir, Log: log, Counters: &p.counters,
-		Relative: r.file.Relative, KeyFile: r.backstage.KeyFile, connect: r.backstage.Connect,
+		Ready: func() { p.once.Do(func() { close(p.ready) }) }, Relative: r.file.Relative, KeyFile: r.backstage.KeyFile, connect: r.backstage.Connect,
 	})
 }
 

@@ -9,13 +9,17 @@ import (
 // OverlayReport is what one overlay looks like at a moment. All reports are
 // plain data with stable JSON names.
 type OverlayReport struct {
-	Name      string          `json:"name"`
-	Class     string          `json:"class"`
-	Connected bool            `json:"connected"`
-	Linked    *bool           `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
-	Streams   []StreamReport  `json:"streams"`
-	Stages    []StageReport   `json:"stages"`
-	Programs  []ProgramReport `json:"programs"` // played in this copy
+	Name      string `json:"name"`
+	Class     string `json:"class"`
+	Connected bool   `json:"connected"`
+	Linked    *bool  `json:"linked,omitempty"` // to its uplink; absent when unknown or there is none
+	// CertificateExpires is when that of an embedded broker of this process
+	// does; absent without TLS.
+	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
+
+	Streams  []StreamReport  `json:"streams"`
+	Stages   []StageReport   `json:"stages"`
+	Programs []ProgramReport `json:"programs"` // played in this copy
 }
 
 // StreamReport describes one stream of an overlay.
@@ -73,8 +77,9 @@ type StageReport struct {
 	BehindSecs  float64 `json:"behind_seconds"` // age of the newest input handled, while there is a lag
 	NewestSecs  float64 `json:"newest_seconds"` // age of the newest input handled; 0 when there was none
 	SnapshotLen uint64  `json:"snapshot_bytes"`
-	Keys        uint64  `json:"keys,omitempty"`    // that the processor keeps something for
-	Refused     uint64  `json:"refused,omitempty"` // new keys that there was no room for
+	SnapshotMax float64 `json:"snapshot_max_seconds"` // the longest time that a snapshot has held up what came after it
+	Keys        uint64  `json:"keys,omitempty"`       // that the processor keeps something for
+	Refused     uint64  `json:"refused,omitempty"`    // new keys that there was no room for
 }
 
 // reportTimeout bounds the questions of one report.
@@ -140,7 +145,8 @@ func (s *running) report() StageReport {
 		Dead: m.Dead.Load(), Suppressed: m.Suppressed.Load(), Missing: m.Missing.Load(), TooOld: m.TooOld.Load(),
 		Lost: m.Lost.Load(), Retries: m.Retries.Load(), Starts: m.Starts.Load(), Errors: m.Errors.Load(),
 		Seq: m.Seq.Load(), Epoch: m.Epoch.Load(), Lag: m.Lag.Load(), SnapshotLen: m.SnapshotBytes.Load(),
-		Keys: m.Keys.Load(), Refused: m.Refused.Load(),
+		SnapshotMax: time.Duration(m.SnapshotMax.Load()).Seconds(),
+		Keys:        m.Keys.Load(), Refused: m.Refused.Load(),
 	}
 	if f := s.failure.Load(); f != nil {
 		rep.LastError = *f

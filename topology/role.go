@@ -123,6 +123,8 @@ type Post struct {
 	KeyFile  func(name string) string
 	Log      *slog.Logger
 	Counters *Counters
+	// Ready is called by a program once it does its work.
+	Ready func()
 
 	connect func(user string) (*nats.Conn, error)
 }

@@ -89,7 +89,7 @@ func NewRunner(f *File, overlay string, parts Parts, nc *nats.Conn, backstage Ba
 	}
 	for _, p := range o.Programs {
 		if _, ok := parts.Roles[p.Role]; ok {
-			r.programs = append(r.programs, &playing{Program: p})
+			r.programs = append(r.programs, &playing{Program: p, ready: make(chan struct{})})
 		}
 	}
 	return r, nil

@@ -11,7 +11,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -443,25 +442,8 @@ func (l *faults) serves(ctx context.Context, p *process) error {
 	return nil
 }
 
-// answers says whether the broker of an overlay takes connections.
 func (l *faults) answers(ctx context.Context, overlay string) bool {
-	b, err := os.ReadFile(filepath.Join(l.store, overlay, "ports.json"))
-	if err != nil {
-		return false
-	}
-	var ports struct {
-		Client int `json:"client"`
-	}
-	if json.Unmarshal(b, &ports) != nil {
-		return false
-	}
-	dialer := net.Dialer{Timeout: time.Second}
-	c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports.Client)))
-	if err != nil {
-		return false
-	}
-	_ = c.Close() // nothing was written
-	return true
+	return answers(ctx, l.store, overlay)
 }
 
 // asker connects to all brokers. The first function that it returns says for

@@ -115,6 +115,7 @@ func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"pause"}, {"kill", "--times", "-1"}, {"kill", "more"}, {"kill", "--phase", "never"}, {"kill", "--min", "2s", "--max", "1s"},
 		{"kill", "--weir", "x", "--broken", "no-fence"}, {"kill", "--nonsense"}, {"mutate", "--only", "nothing", "--list"},
+		{"outage", "--cut", "1ms"}, {"outage", "--only", "sun"}, {"outage", "--warn", "1s"}, {"outage", "--nodes", "0"}, {"outage", "more"},
 	} {
 		if err := run(t.Context(), args, t.Output(), t.Output()); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %v", args, err)

@@ -5,6 +5,7 @@
 //	lab kill --times 100      kill -9 of "weir up" at random moments under load
 //	lab stop --times 20       the same with SIGINT: each end has to be a clean one
 //	lab fleet                 nodes that end without a goodbye: the right ones are told of, once
+//	lab outage                a stream away, and a link cut, for a minute: nothing is lost, doubled or told wrongly
 //	lab mutate                builds that are broken on purpose: a test has to fail on each
 //
 // After kills and stops the program bench/verify, which shares no code with
@@ -52,7 +53,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: lab kill|stop|fleet|mutate [flags]; lab kill --help lists them")
+var errUsage = errors.New("usage: lab kill|stop|fleet|outage|mutate [flags]; lab kill --help lists them")
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if len(args) == 0 {
@@ -63,6 +64,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return runFaults(ctx, verb, args[1:], out, progress)
 	case "fleet":
 		return runFleet(ctx, args[1:], out, progress)
+	case "outage":
+		return runOutage(ctx, args[1:], out, progress)
 	case "mutate":
 		return runMutants(ctx, args[1:], out, progress)
 	default:

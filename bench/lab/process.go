@@ -3,10 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -195,3 +200,34 @@ func (p *process) await(ctx context.Context, patience time.Duration, what string
 }
 
 var errLate = errors.New("has not happened in time")
+
+// ports are those on which the broker of an overlay listens.
+type ports struct {
+	Client int `json:"client"`
+	Leaf   int `json:"leaf"`
+}
+
+// portsOf reads them from a store. They are not there before the broker is.
+func portsOf(store, overlay string) (ports, error) {
+	var p ports
+	b, err := os.ReadFile(filepath.Join(store, overlay, "ports.json"))
+	if err != nil {
+		return p, err
+	}
+	return p, json.Unmarshal(b, &p)
+}
+
+// answers says whether the broker of an overlay takes connections.
+func answers(ctx context.Context, store, overlay string) bool {
+	p, err := portsOf(store, overlay)
+	if err != nil {
+		return false
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Client)))
+	if err != nil {
+		return false
+	}
+	_ = c.Close() // nothing was written
+	return true
+}

@@ -81,17 +81,6 @@ func TestCheckerOrderOfSubject(t *testing.T) {
 	}
 }
 
-func TestMedian(t *testing.T) {
-	for _, test := range []struct {
-		in   []float64
-		want float64
-	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 4}, 4}, {[]float64{4, 1, 2, 9}, 3}} {
-		if got := median(test.in); got != test.want {
-			t.Errorf("median of %v is %v, want %v", test.in, got, test.want)
-		}
-	}
-}
-
 // Each run of weir is compared with the copiers before and after it.
 func TestRatios(t *testing.T) {
 	runs := []Run{

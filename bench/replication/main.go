@@ -13,29 +13,17 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/spf13/cobra"
-
-	"github.com/weirhq/weir/processors"
-	"github.com/weirhq/weir/processors/replicator"
-	"github.com/weirhq/weir/topology"
-	verbs "github.com/weirhq/weir/topology/cli"
+	"github.com/weirhq/weir/bench/rig"
 )
 
 func main() {
@@ -48,73 +36,18 @@ func main() {
 
 // dispatch tells the roles apart in which the benchmark starts itself.
 func dispatch(args []string) error {
-	switch {
-	case len(args) == 4 && args[0] == "broker":
-		return runBroker(args[1], args[2], args[3])
-	case len(args) > 2 && args[0] == "weir":
-		return profiled(args[1], func() error { return runWeir(args[2:]) })
+	if is, err := rig.Role(args); is {
+		return err
 	}
 	return measure(args)
 }
 
-// runWeir is the part of weir that is measured, for its profile.
-func runWeir(args []string) error {
-	kinds, err := processors.NewRegistry(replicator.Kind)
-	if err != nil {
-		return err
-	}
-	root := &cobra.Command{Use: "weir", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(verbs.Run(topology.Parts{Kinds: kinds}))
-	root.SetArgs(args)
-	return root.ExecuteContext(context.Background())
-}
-
-// profiled runs a role and writes its profiles to files that begin with out.
-func profiled(out string, role func() error) error {
-	stop, err := startProfile(out)
-	if err != nil {
-		return err
-	}
-	return errors.Join(role(), stop())
-}
-
-// startProfile begins to profile this process, until the function that it
-// returns is called.
-func startProfile(out string) (stop func() error, err error) {
-	f, err := os.Create(out + ".cpu")
-	if err != nil {
-		return nil, err
-	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() error {
-		pprof.StopCPUProfile()
-		allocs, err := os.Create(out + ".allocs")
-		if err != nil {
-			return errors.Join(err, f.Close())
-		}
-		return errors.Join(pprof.Lookup("allocs").WriteTo(allocs, 0), allocs.Close(), f.Close())
-	}, nil
-}
-
 // Results is the file that is committed.
 type Results struct {
-	Machine Machine `json:"machine"`
-	Summary []Row   `json:"summary"`
-	Ratios  []Ratio `json:"ratios"`
-	Runs    []Run   `json:"runs"`
-}
-
-// Machine says where it was measured.
-type Machine struct {
-	CPU        string `json:"cpu"`
-	Cores      int    `json:"cores"`
-	OS         string `json:"os"`
-	Go         string `json:"go"`
-	NATSServer string `json:"nats_server"`
-	NATSGo     string `json:"nats_go"`
-	Commit     string `json:"commit"`
+	Machine rig.Machine `json:"machine"`
+	Summary []Row       `json:"summary"`
+	Ratios  []Ratio     `json:"ratios"`
+	Runs    []Run       `json:"runs"`
 }
 
 func measure(args []string) error {
@@ -134,7 +67,7 @@ func measure(args []string) error {
 	defer stop()
 
 	builds := strings.Split(*weir, ",")
-	l := &lab{profile: *profile, weirBin: builds[0], cores: runtime.NumCPU()}
+	l := &lab{profile: *profile, weirBin: builds[0]}
 	all := append(slices.Clone(contenders), weirs(builds[1:])...)
 	var err error
 	if l.dir, err = os.MkdirTemp(*tmp, "weir-replication-"); err != nil {
@@ -144,7 +77,7 @@ func measure(args []string) error {
 	if err := l.build(ctx); err != nil {
 		return err
 	}
-	res := Results{Machine: machine(ctx)}
+	res := Results{Machine: rig.Describe(ctx)}
 	var list []int
 	for s := range strings.SplitSeq(*sizes, ",") {
 		size, err := strconv.Atoi(s)
@@ -205,10 +138,6 @@ func (l *lab) build(ctx context.Context) error {
 	if l.self, err = os.Executable(); err != nil {
 		return err
 	}
-	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return fmt.Errorf("finding the module: %w", err)
-	}
 	l.copierBin = filepath.Join(l.dir, "copier")
 	programs := map[string]string{l.copierBin: "./bench/replication/copier"}
 	switch {
@@ -224,36 +153,5 @@ func (l *lab) build(ctx context.Context) error {
 		l.weirBin = filepath.Join(l.dir, "weir")
 		programs[l.weirBin] = "."
 	}
-	for out, pkg := range programs {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg) //nolint:gosec // the two above
-		cmd.Dir = strings.TrimSpace(string(module))
-		if b, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w\n%s", pkg, err, b)
-		}
-	}
-	return nil
-}
-
-func machine(ctx context.Context) Machine {
-	m := Machine{
-		CPU: "unknown", Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH,
-		Go: runtime.Version(), NATSServer: server.VERSION, NATSGo: nats.Version,
-	}
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				m.CPU = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.OS += " " + strings.TrimSpace(string(b))
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if b, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*").Output(); err == nil {
-		m.Commit = strings.TrimSpace(string(b))
-	}
-	return m
+	return rig.Build(ctx, programs)
 }

@@ -16,11 +16,31 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
+	"github.com/weirhq/weir/bench/rig"
 	"github.com/weirhq/weir/processors"
 	"github.com/weirhq/weir/streams"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
 )
+
+// The topology that is measured.
+const topologyText = `topology: bench
+overlays:
+  hub:  { class: hub, broker: { embedded: { store: "{dir}/hub" } } }
+  cell: { class: cell, uplink: hub, broker: { embedded: { store: "{dir}/cell" } } }
+classes:
+  cell:
+    streams:
+      - registration: { max_bytes: 2GiB }
+    stages:
+      raise: { kind: replicator, from: REGISTRATION, to: hub/REGISTRATION }
+  hub:
+    streams:
+      - registration: { max_bytes: 2GiB }
+`
+
+// stage is the uid of the stage in the topology.
+const stage = "raise"
 
 // shared is the stream that is copied, and the one that ends up with the copy.
 const shared = "REGISTRATION"
@@ -97,7 +117,6 @@ type lab struct {
 	self, weirBin, copierBin string // programs
 	dir                      string // for everything
 	profile                  string // directory for profiles of weir, if any
-	cores                    int
 }
 
 // patience bounds each wait of a run.
@@ -113,18 +132,11 @@ func (l *lab) run(ctx context.Context, c contender, size, msgs int) (Run, error)
 		return Run{}, err
 	}
 	defer os.RemoveAll(dir)
-	r := &trial{lab: l, contender: c, dir: dir, size: size, msgs: msgs}
-	defer func() {
-		for i := len(r.all) - 1; i >= 0; i-- {
-			r.all[i].stop()
-		}
-	}()
+	r := &trial{lab: l, contender: c, Crew: rig.Crew{Dir: dir}, size: size, msgs: msgs}
+	defer r.Stop()
 	out, err := r.run(ctx)
 	if err != nil {
-		for _, p := range r.all {
-			err = fmt.Errorf("%w\n--- %s\n%s", err, p.name, p.tail())
-		}
-		return out, fmt.Errorf("%s, %d bytes: %w", c.name, size, err)
+		return out, fmt.Errorf("%s, %d bytes: %w", c.name, size, r.Explain(err))
 	}
 	return out, nil
 }
@@ -133,20 +145,11 @@ func (l *lab) run(ctx context.Context, c contender, size, msgs int) (Run, error)
 type trial struct {
 	*lab
 	contender
-	dir        string
+	rig.Crew
+
 	size, msgs int
-
-	site      *site
-	all       []*process // in the order in which they were started
-	hub, cell *nats.Conn
-}
-
-func (r *trial) start(ctx context.Context, name, program string, args ...string) (*process, error) {
-	p, err := start(ctx, r.dir, name, program, args...)
-	if err == nil {
-		r.all = append(r.all, p)
-	}
-	return p, err
+	site       *rig.Site
+	hub, cell  *nats.Conn
 }
 
 func (r *trial) run(ctx context.Context) (Run, error) {
@@ -155,7 +158,7 @@ func (r *trial) run(ctx context.Context) (Run, error) {
 	}
 	defer r.hub.Close()
 	defer r.cell.Close()
-	before, err := r.usage()
+	before, err := r.Usage()
 	if err != nil {
 		return Run{}, err
 	}
@@ -179,8 +182,8 @@ func (r *trial) run(ctx context.Context) (Run, error) {
 // mark tells the brokers where profiles begin and end.
 func (r *trial) mark() {
 	if r.profile != "" {
-		for _, p := range r.all[:2] {
-			_, _ = io.WriteString(p.in, "mark\n") // should it have ended, that shows elsewhere
+		for _, p := range r.All[:2] {
+			_, _ = io.WriteString(p.In, "mark\n") // should it have ended, that shows elsewhere
 		}
 	}
 }
@@ -188,25 +191,25 @@ func (r *trial) mark() {
 // prepare starts the brokers, makes the streams and fills the source.
 func (r *trial) prepare(ctx context.Context) error {
 	var err error
-	if r.site, err = newSite(r.dir); err != nil {
+	if r.site, err = rig.NewSite(r.Dir, topologyText); err != nil {
 		return err
 	}
 	for _, overlay := range []string{"hub", "cell"} {
-		b, err := r.start(ctx, "broker "+overlay, r.self, "broker", r.site.path, overlay, r.profiles("broker-"+overlay))
+		b, err := r.Start(ctx, "broker "+overlay, r.self, r.site.BrokerArgs(overlay, r.profiles("broker-"+overlay))...)
 		if err != nil {
 			return err
 		}
-		if err := b.said(ctx, ready); err != nil {
+		if err := b.Said(ctx, rig.Ready); err != nil {
 			return err
 		}
 	}
-	if r.hub, err = r.site.connect("hub"); err != nil {
+	if r.hub, err = r.site.Connect("hub"); err != nil {
 		return err
 	}
-	if r.cell, err = r.site.connect("cell"); err != nil {
+	if r.cell, err = r.site.Connect("cell"); err != nil {
 		return err
 	}
-	if err := jetstream.New(r.cell, "cell").Ensure(ctx, r.site.file.Specs("cell")...); err != nil {
+	if err := jetstream.New(r.cell, "cell").Ensure(ctx, r.site.File.Specs("cell")...); err != nil {
 		return err
 	}
 	if err := r.fill(ctx); err != nil {
@@ -243,14 +246,14 @@ func (r *trial) fill(ctx context.Context) error {
 // there that looks after them.
 func (r *trial) target(ctx context.Context) error {
 	if r.copier == nil && !r.collected {
-		specs := r.site.file.Specs("hub")
+		specs := r.site.File.Specs("hub")
 		for i := range specs {
 			specs[i].Sources = nil
 		}
 		return jetstream.New(r.hub, "hub").Ensure(ctx, specs...)
 	}
 	if r.copier == nil {
-		if _, err := r.start(ctx, "weir hub", cmp.Or(r.program, r.weirBin), r.weirArgs("hub")...); err != nil {
+		if _, err := r.Start(ctx, "weir hub", cmp.Or(r.program, r.weirBin), r.weirArgs("hub")...); err != nil {
 			return err
 		}
 		return r.wait(ctx, shared)
@@ -273,9 +276,9 @@ func (r *trial) target(ctx context.Context) error {
 // weirArgs are those of weir run for an overlay. When profiles are wanted, this
 // program is weir.
 func (r *trial) weirArgs(overlay string) []string {
-	args := []string{"run", r.site.path, "--overlay", overlay, "--json", "--for", (2 * patience).String()}
+	args := []string{"run", r.site.Path, "--overlay", overlay, "--json", "--for", (2 * patience).String()}
 	if out := r.profiles("weir-" + overlay); out != "" {
-		args = append([]string{"weir", out}, args...)
+		args = rig.WeirArgs(out, args...)
 	}
 	return args
 }
@@ -298,10 +301,8 @@ func (r *trial) wait(ctx context.Context, name string) error {
 		if _, err = js.Stream(ctx, name); err == nil {
 			return nil
 		}
-		for _, p := range r.all {
-			if gone := p.ended(); gone != nil {
-				return gone
-			}
+		if gone := r.Ended(); gone != nil {
+			return gone
 		}
 		select {
 		case <-ctx.Done():
@@ -312,11 +313,11 @@ func (r *trial) wait(ctx context.Context, name string) error {
 }
 
 // launch starts the contender.
-func (r *trial) launch(ctx context.Context) (*process, error) {
+func (r *trial) launch(ctx context.Context) (*rig.Process, error) {
 	if r.copier == nil {
-		return r.start(ctx, "weir cell", cmp.Or(r.program, r.weirBin), r.weirArgs("cell")...)
+		return r.Start(ctx, "weir cell", cmp.Or(r.program, r.weirBin), r.weirArgs("cell")...)
 	}
-	from, fromKey, err := r.site.address("cell")
+	from, fromKey, err := r.site.Address("cell")
 	if err != nil {
 		return nil, err
 	}
@@ -325,35 +326,13 @@ func (r *trial) launch(ctx context.Context) (*process, error) {
 		"-prefix", streams.Landing("cell", stage).Prefix + ".", "-inbox", topology.Inbox("cell", topology.RoleAdmin),
 	}
 	if r.direct {
-		to, toKey, err := r.site.address("hub")
+		to, toKey, err := r.site.Address("hub")
 		if err != nil {
 			return nil, err
 		}
 		args = append(args, "-to", to, "-to-key", toKey)
 	}
-	return r.start(ctx, "copier", r.copierBin, append(args, r.copier...)...)
-}
-
-// usage is the CPU time of each process so far, and of the machine.
-type usage struct {
-	by      map[string]float64
-	machine float64
-	at      time.Time
-}
-
-func (r *trial) usage() (usage, error) {
-	u := usage{by: make(map[string]float64), at: time.Now()}
-	var err error
-	if u.machine, err = machineCPU(); err != nil {
-		return u, err
-	}
-	for _, p := range r.all {
-		if u.by[p.name], err = p.cpu(); err != nil {
-			return u, err
-		}
-	}
-	u.by[""], err = cpuOf(os.Getpid()) // of this process, which is no part of the result
-	return u, err
+	return r.Start(ctx, "copier", r.copierBin, append(args, r.copier...)...)
 }
 
 // progress of a stream of the hub.
@@ -379,7 +358,7 @@ func (r *trial) progress(ctx context.Context, js natsjs.JetStream, name string, 
 }
 
 // watch waits until everything has arrived and says how fast it was.
-func (r *trial) watch(ctx context.Context, main *process, began time.Time, before usage) (Run, error) {
+func (r *trial) watch(ctx context.Context, main *rig.Process, began time.Time, before rig.Usage) (Run, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done after %v", patience))
 	defer cancel()
 	js, err := natsjs.New(r.hub)
@@ -398,7 +377,7 @@ func (r *trial) watch(ctx context.Context, main *process, began time.Time, befor
 		if land.seq >= n && (!r.collected || final.seq >= n) {
 			break
 		}
-		if gone := main.ended(); gone != nil && (r.copier == nil || main.err != nil) {
+		if gone := main.Ended(); gone != nil && (r.copier == nil || main.Err != nil) {
 			return Run{}, gone
 		}
 		select {
@@ -407,55 +386,43 @@ func (r *trial) watch(ctx context.Context, main *process, began time.Time, befor
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	after, err := r.usage()
+	after, err := r.Usage()
 	if err != nil {
 		return Run{}, err
 	}
 	out := Run{
-		Contender: r.name, Size: r.size, Msgs: r.msgs, CPU: make(map[string]float64), At: began.UTC().Format(time.RFC3339),
+		Contender: r.name, Size: r.size, Msgs: r.msgs, At: began.UTC().Format(time.RFC3339),
 		Rate:    float64(r.msgs-1) / land.last.Sub(land.first).Seconds(),
 		Startup: land.first.Sub(began).Seconds(),
 	}
 	if r.collected {
 		out.Collected = float64(r.msgs-1) / final.last.Sub(land.first).Seconds()
 	}
-	ours := 0.0
-	for name, now := range after.by {
-		used := now - before.by[name]
-		ours += used
-		if name == "" {
-			continue
-		}
-		out.CPU[name] = used / float64(r.msgs) * 1e6
-		out.Total += out.CPU[name]
-	}
-	out.Other = 100 * (after.machine - before.machine - ours) / (float64(r.cores) * after.at.Sub(before.at).Seconds())
+	spent := after.Since(before)
+	out.CPU, out.Total = spent.PerMillion(r.msgs)
+	out.Other = spent.Other
 	return out, nil
 }
 
 // finish lets the contender end and looks at what it says about itself.
-func (r *trial) finish(ctx context.Context, main *process, out *Run) error {
+func (r *trial) finish(ctx context.Context, main *rig.Process, out *Run) error {
 	if r.copier != nil {
 		select {
-		case <-main.done:
-			if main.err != nil {
-				return main.ended()
+		case <-main.Done:
+			if main.Err != nil {
+				return main.Ended()
 			}
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("the copier does not end: %w", ctx.Err())
 		}
 	}
-	main.stop()
-	if main.err != nil {
-		return fmt.Errorf("weir: %w", main.err)
-	}
-	text := main.tail()
-	if i := strings.LastIndex(text, "\n{"); i >= 0 {
-		text = text[i+1:]
+	main.Stop()
+	if main.Err != nil {
+		return fmt.Errorf("weir: %w", main.Err)
 	}
 	var rep topology.OverlayReport
-	if err := json.NewDecoder(strings.NewReader(text)).Decode(&rep); err != nil || len(rep.Stages) != 1 {
+	if err := main.Document(&rep); err != nil || len(rep.Stages) != 1 {
 		return fmt.Errorf("report of weir: %w", err)
 	}
 	s := rep.Stages[0]

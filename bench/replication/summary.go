@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/weirhq/weir/bench/rig"
 )
 
 // Row sums up the runs of one contender with one size.
@@ -36,34 +38,15 @@ type Ratio struct {
 	CPU       float64 `json:"cpu"`            // of the CPU time of all processes
 }
 
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	v = slices.Sorted(slices.Values(v))
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-}
-
-// ratios compares each run of one contender with the mean of the nearest runs
-// of another one before and after it.
+// ratios compares the runs of two contenders with one size; see [rig.Ratios].
 func ratios(runs []Run, size int, of, to string, what func(Run) float64) []float64 {
-	var out, open []float64 // open are runs since the last one of the other
-	before := 0.0
+	var samples []rig.Sample
 	for _, r := range runs {
-		switch {
-		case r.Size != size:
-		case r.Contender == of:
-			open = append(open, what(r))
-		case r.Contender == to:
-			for _, v := range open {
-				if before > 0 {
-					out = append(out, v/((before+what(r))/2))
-				}
-			}
-			before, open = what(r), nil
+		if r.Size == size {
+			samples = append(samples, rig.Sample{Contender: r.Contender, Value: what(r)})
 		}
 	}
-	return out
+	return rig.Ratios(samples, of, to)
 }
 
 func rate(r Run) float64  { return r.Rate }
@@ -97,9 +80,9 @@ func summarize(all []contender, runs []Run) (rows []Row, rel []Ratio) {
 			for _, to := range all {
 				if v := ratios(runs, size, c.name, to.name, rate); to.copier != nil && len(v) > 0 {
 					rel = append(rel, Ratio{
-						Size: size, Of: c.name, To: to.name, Rate: median(v), Min: slices.Min(v), Max: slices.Max(v),
-						Collected: median(ratios(runs, size, c.name, to.name, arrival)),
-						CPU:       median(ratios(runs, size, c.name, to.name, total)),
+						Size: size, Of: c.name, To: to.name, Rate: rig.Median(v), Min: slices.Min(v), Max: slices.Max(v),
+						Collected: rig.Median(ratios(runs, size, c.name, to.name, arrival)),
+						CPU:       rig.Median(ratios(runs, size, c.name, to.name, total)),
 					})
 				}
 			}
@@ -118,14 +101,14 @@ func row(c contender, size int, mine []Run) Row {
 	}
 	out := Row{
 		Contender: c.name, About: c.about, Size: size, Runs: len(mine), CPU: make(map[string]float64),
-		Rate: median(each(rate)), Min: slices.Min(each(rate)), Max: slices.Max(each(rate)),
-		Total: median(each(total)), Other: median(each(func(r Run) float64 { return r.Other })),
+		Rate: rig.Median(each(rate)), Min: slices.Min(each(rate)), Max: slices.Max(each(rate)),
+		Total: rig.Median(each(total)), Other: rig.Median(each(func(r Run) float64 { return r.Other })),
 	}
 	if c.collected {
-		out.Collected = median(each(arrival))
+		out.Collected = rig.Median(each(arrival))
 	}
 	for name := range mine[0].CPU {
-		out.CPU[name] = median(each(func(r Run) float64 { return r.CPU[name] }))
+		out.CPU[name] = rig.Median(each(func(r Run) float64 { return r.CPU[name] }))
 	}
 	return out
 }

@@ -19,6 +19,7 @@ import (
 type natsContext struct {
 	URL         string `json:"url"`
 	NKey        string `json:"nkey"`
+	CA          string `json:"ca"`
 	InboxPrefix string `json:"inbox_prefix"`
 }
 
@@ -93,7 +94,11 @@ func (b *broker) connect(file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	b.nc, err = nats.Connect(c.URL, key, nats.CustomInboxPrefix(c.InboxPrefix), nats.Name("weir bench verify"), nats.Timeout(5*time.Second))
+	opts := []nats.Option{key, nats.CustomInboxPrefix(c.InboxPrefix), nats.Name("weir bench verify"), nats.Timeout(5 * time.Second)}
+	if c.CA != "" {
+		opts = append(opts, nats.RootCAs(c.CA))
+	}
+	b.nc, err = nats.Connect(c.URL, opts...)
 	if err != nil {
 		return fmt.Errorf("connecting to %s: %w", c.URL, err)
 	}

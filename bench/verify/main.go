@@ -8,10 +8,16 @@
 //
 //	verify --context-dir .weir/nats/context --record acked.jsonl [--report up.json] [--json]
 //	verify --context-dir .weir/nats/context --advisories [--json]
+//	verify --context-dir .weir/nats/context --outage --record sent.jsonl --warn 10s --expire 20s [--json]
 //
 // With --advisories it reads the age advisories of the hub, while nodes go on,
 // and says which identities have which event: each is valid under its schema and
 // there once.
+//
+// With --outage the record is of what was sent, stored or not. It says how much of
+// that each cell has, whether the hub has the same registrations, lives and
+// advisories as the cells, in the same order, and whether each advisory was true
+// by what its cell had stored when it was told.
 //
 // Contexts are those that "weir up" writes, <topology>-<overlay>.json. The
 // record is the file of "weir up --record", and the report the document that
@@ -31,6 +37,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -50,6 +58,10 @@ type options struct {
 	hub      string
 	stream   string
 	advise   bool
+	outage   bool
+	warn     time.Duration
+	expire   time.Duration
+	away     map[string]uint64
 	stage    string
 	record   string
 	report   string
@@ -68,6 +80,16 @@ func run(args []string, out, errs io.Writer) int {
 	fl.StringVar(&o.hub, "hub", "hub", "overlay to which the others send")
 	fl.StringVar(&o.stream, "stream", "REGISTRATION", "stream of the events, of the same name everywhere")
 	fl.BoolVar(&o.advise, "advisories", false, "read the hub's age advisories instead, and say who is told of what")
+	fl.BoolVar(&o.outage, "outage", false, "compare registrations, lives and advisories of the hub with those of the cells and with what was sent")
+	fl.DurationVar(&o.warn, "warn", 0, "silence after which nodes are told of as silent, with --outage")
+	o.away = map[string]uint64{}
+	fl.Func("away", "OVERLAY=SEQUENCE of the last registration that was stored before the stream was away; once for each", func(s string) error {
+		overlay, seq, _ := strings.Cut(s, "=")
+		n, err := strconv.ParseUint(seq, 10, 64)
+		o.away[overlay] = n
+		return err
+	})
+	fl.DurationVar(&o.expire, "expire", 0, "and as gone")
 	fl.StringVar(&o.stage, "stage", "raise", "stage that carries them")
 	fl.StringVar(&o.record, "record", "", "file of acknowledged registrations")
 	fl.StringVar(&o.report, "report", "", "JSON document of weir up with which to compare")
@@ -85,19 +107,29 @@ func run(args []string, out, errs io.Writer) int {
 		fmt.Fprintln(errs, "verify: want --context-dir and no arguments")
 		return exitUsage
 	}
+	if o.outage && (o.record == "" || o.warn <= 0 || o.expire <= o.warn) {
+		fmt.Fprintln(errs, "verify: --outage wants --record, --warn and a longer --expire")
+		return exitUsage
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	var ok bool
 	var err error
-	if o.advise {
+	switch {
+	case o.outage:
+		var v Outage
+		if v, err = judgeOutage(ctx, o); err == nil {
+			ok, err = v.OK, write(out, &v, o.asJSON)
+		}
+	case o.advise:
 		var a Advisories
 		o.stream = "ADVISORIES"
 		if a, err = readAdvisories(ctx, o); err == nil {
 			ok, err = a.OK, write(out, &a, o.asJSON)
 		}
-	} else {
+	default:
 		var v Verdict
 		if v, err = verify(ctx, o); err == nil {
 			ok, err = v.OK, write(out, v, o.asJSON)

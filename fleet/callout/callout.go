@@ -74,6 +74,9 @@ type Rules struct {
 	// Nodes are the subjects that each node may publish to in its account, with
 	// {identity} in the place of its name, beside what its token permits.
 	Nodes []string
+	// Reserved are subjects that no token gives, whatever it permits: those of
+	// the stages themselves.
+	Reserved []string
 	// Unnamed lets nodes publish lifecycle events under subjects that do not name
 	// them, as those of Choria do. Whoever reads such an event does not know who
 	// has sent it.
@@ -110,6 +113,11 @@ func (r Rules) Check() error {
 			errs = append(errs, fmt.Errorf("subject %s of nodes does not end with their name, %s", s, identityMark))
 		} else if err := streams.ValidPattern(strings.ReplaceAll(s, identityMark, "x")); err != nil {
 			errs = append(errs, fmt.Errorf("subject of nodes: %w", err))
+		}
+	}
+	for _, s := range r.Reserved {
+		if err := streams.ValidPattern(s); err != nil {
+			errs = append(errs, fmt.Errorf("reserved subject: %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -155,6 +163,9 @@ func (r Rules) Decide(now time.Time, is trust.Issuers, q Question) Answer {
 			return refuse(BadName, err.Error())
 		}
 		a.Permissions = r.node(c)
+	}
+	if len(a.Permissions.Publish.Allow) > 0 {
+		a.Permissions.Publish.Deny = append(slices.Clone(a.Permissions.Publish.Deny), r.Reserved...)
 	}
 	if p := a.Permissions; len(p.Publish.Allow)+len(p.Subscribe.Allow) == 0 {
 		return refuse(NotPermitted, fmt.Sprintf("the token of %s permits nothing here", c))

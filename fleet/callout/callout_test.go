@@ -207,6 +207,18 @@ func TestNodesPublishUnderTheirNames(t *testing.T) {
 	}
 }
 
+// TestNobodyPlaysAStage: not even who may do everything.
+func TestNobodyPlaysAStage(t *testing.T) {
+	o := newOrg(t, "choria")
+	r := rules
+	r.Reserved = []string{"up.>", "dead.>"}
+	p := o.client("up=root", "org_admin")
+	a := r.Decide(time.Now(), o.is, callout.Question{Kind: "Client", Token: p.token, Nonce: nonce, Sig: p.sign(t, nonce), TLS: true})
+	if a.Code != "" || !slices.Contains(a.Permissions.Publish.Deny, "up.>") || !slices.Contains(a.Permissions.Publish.Deny, "dead.>") {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestRules(t *testing.T) {
 	for name, r := range map[string]callout.Rules{
 		"no account":             {Fleet: "FLEET"},
@@ -214,6 +226,7 @@ func TestRules(t *testing.T) {
 		"tenant in provisioning": {Fleet: "F", Provisioning: "P", Tenants: map[string]string{"a": "P"}},
 		"everybody's subject":    {Fleet: "F", Provisioning: "P", Nodes: []string{"a.>"}},
 		"name in the middle":     {Fleet: "F", Provisioning: "P", Nodes: []string{"a.{identity}.>"}},
+		"malformed":              {Fleet: "F", Provisioning: "P", Reserved: []string{"a..b"}},
 		"subject of the broker":  {Fleet: "F", Provisioning: "P", Nodes: []string{"{identity}"}},
 	} {
 		if r.Check() == nil {

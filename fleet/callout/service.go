@@ -43,6 +43,8 @@ type Callout struct {
 	// Count is called once for each connection that was let in ("allowed") or
 	// refused (the code), and for each that was ended ("closed").
 	Count func(what string)
+	// Ready, if not nil, is called once questions are answered.
+	Ready func()
 	// Refused, if not nil, is called with each refusal, after the broker has its
 	// answer. It must not block.
 	Refused func(Question, Answer)
@@ -74,9 +76,12 @@ func (c *Callout) Run(ctx context.Context) error {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for m := range questions {
-				c.answer(m)
+				c.answer(context.WithoutCancel(ctx), m)
 			}
 		})
+	}
+	if err := c.Auth.FlushTimeout(asking); err == nil && c.Ready != nil {
+		c.Ready()
 	}
 	<-ctx.Done()
 	// Nothing is delivered to the channel any more once this has returned.
@@ -87,7 +92,7 @@ func (c *Callout) Run(ctx context.Context) error {
 }
 
 // answer answers one question.
-func (c *Callout) answer(m *nats.Msg) {
+func (c *Callout) answer(ctx context.Context, m *nats.Msg) {
 	req, err := jwt.DecodeAuthorizationRequestClaims(string(m.Data))
 	if err != nil {
 		c.Log.Error("a broker asks what cannot be read", "error", err)
@@ -102,7 +107,7 @@ func (c *Callout) answer(m *nats.Msg) {
 	now := time.Now()
 	a := c.Decide(now, *c.issuers.Load(), q)
 	if a.Code == "" && a.Account == c.Provisioning && a.Claims.Purpose() == trust.Provisioning {
-		a = c.alone(context.Background(), a)
+		a = c.alone(ctx, a)
 	}
 	reply, err := c.encode(now, req, a)
 	if err == nil {

@@ -61,8 +61,10 @@ func (c *cell) callout(r callout.Rules, is trust.Issuers) (o *callout.Callout, s
 		c.t.Fatal(err)
 	}
 	r.Plain = true
+	ready := make(chan struct{})
 	o = &callout.Callout{
 		Rules: r, Issuer: issuer, Auth: c.as("callout-AUTH"), System: c.as("callout-SYS"), Log: slog.New(slog.DiscardHandler),
+		Ready: func() { close(ready) },
 		Count: func(what string) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -80,11 +82,10 @@ func (c *cell) callout(r callout.Rules, is trust.Issuers) (o *callout.Callout, s
 		}
 	})
 	c.t.Cleanup(stop)
-	if !eventually(5*time.Second, func() bool { return o.Auth.NumSubscriptions() > 0 }) {
+	select {
+	case <-ready:
+	case <-time.After(10 * time.Second):
 		c.t.Fatal("the callout does not listen")
-	}
-	if err := o.Auth.Flush(); err != nil {
-		c.t.Fatal(err)
 	}
 	return o, stop
 }

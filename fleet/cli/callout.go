@@ -22,11 +22,8 @@ import (
 // configurations have them: in hexadecimal digits or base64.
 type Issuers map[string][]string
 
-// trusted reads them.
+// trusted reads them. Without any, nobody is trusted.
 func (texts Issuers) trusted() (trust.Issuers, error) {
-	if len(texts) == 0 {
-		return trust.Issuers{}, errors.New("issuers: nobody is trusted; add the public keys of your organization: { choria: [KEY] }")
-	}
 	keys := make(map[string][]ed25519.PublicKey, len(texts))
 	for _, ou := range slices.Sorted(maps.Keys(texts)) {
 		keys[ou] = nil
@@ -70,13 +67,13 @@ plain: true             # tokens without TLS
 		},
 		Check: func(c calloutConfig) error {
 			_, err := c.Issuers.trusted()
-			return errors.Join(err, c.rules(nil).Check())
+			return errors.Join(err, c.rules().Check())
 		},
 		Play: playCallout,
 	}
 }
 
-func (c calloutConfig) rules(nodes []string) callout.Rules {
+func (c calloutConfig) rules(nodes ...string) callout.Rules {
 	return callout.Rules{
 		Fleet: topology.AccountFleet, Provisioning: "PROVISIONING", Tenants: c.Tenants, Nodes: nodes, Unnamed: c.Unnamed, Plain: c.Plain,
 	}
@@ -105,6 +102,9 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 	if err != nil {
 		return err
 	}
+	if is.IsZero() {
+		p.Log.Warn("no issuers configured: nobody is let in but the users of the broker; set issuers to the keys of your organization")
+	}
 	seed, err := os.ReadFile(p.KeyFile("callout-issuer"))
 	if err != nil {
 		return fmt.Errorf("key of the callout: %w", err)
@@ -124,9 +124,11 @@ func playCallout(ctx context.Context, p topology.Post, c calloutConfig) error {
 		return err
 	}
 	defer system.Close()
+	rules := c.rules(nodeSubjects(p.File, p.Overlay.Name)...)
+	rules.Reserved = []string{"up.>", "dead.>", "$KV." + jetstream.Bucket(p.Overlay.Domain()) + ".>"}
 	o := &callout.Callout{
-		Rules: c.rules(nodeSubjects(p.File, p.Overlay.Name)), Issuer: issuer, Auth: auth, System: system, Log: p.Log,
-		Count: func(what string) { p.Counters.Of(what).Add(1) },
+		Rules: rules, Issuer: issuer, Auth: auth, System: system, Log: p.Log,
+		Count: func(what string) { p.Counters.Of(what).Add(1) }, Ready: p.Ready,
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"weir": weir}
 // weir is the command with the verbs of this package.
 func weir() {
 	root := &cobra.Command{Use: "weir", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(cli.Node(), cli.Facts())
+	root.AddCommand(cli.Node(), cli.Facts(), cli.Token())
 	os.Exit(topology.Exit(os.Stderr, root.ExecuteContext(context.Background())))
 }
 
@@ -120,6 +120,12 @@ func TestScripts(t *testing.T) {
 				}
 				start(ts, of(ts), port)
 			},
+			// gone ends the broker; "broker" starts it again.
+			"gone": func(ts *testscript.TestScript, _ bool, _ []string) {
+				srv := of(ts).srv
+				srv.Shutdown()
+				srv.WaitForShutdown()
+			},
 			// place sets $BROKER to a URL where there is no broker yet.
 			"place": func(ts *testscript.TestScript, _ bool, _ []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -156,6 +162,34 @@ func TestScripts(t *testing.T) {
 				for _, c := range ts.BackgroundCmds() {
 					ts.Check(c.Process.Signal(syscall.SIGTERM))
 				}
+			},
+			// private fails unless files are readable by their owner alone.
+			"private": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, name := range args {
+					info, err := os.Stat(ts.MkAbs(name))
+					ts.Check(err)
+					if info.Mode() != 0o600 {
+						ts.Fatalf("%s has mode %v", name, info.Mode())
+					}
+				}
+			},
+			// untold fails if the last command has printed what is in the files.
+			"untold": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, name := range args {
+					secret := strings.TrimSpace(ts.ReadFile(name))
+					if secret == "" || strings.Contains(ts.ReadFile("stdout")+ts.ReadFile("stderr"), secret) {
+						ts.Fatalf("%s is empty or was printed", name)
+					}
+				}
+			},
+			// alter changes the last character of a file.
+			"alter": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := ts.ReadFile(args[0])
+				last := "Q"
+				if strings.HasSuffix(text, last) {
+					last = "A"
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text[:len(text)-1]+last), 0o600))
 			},
 			// config writes a configuration file: config NAME TEXT... , a line for each text.
 			"config": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -13,14 +13,47 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/server/config"
 	"github.com/weirhq/weir/fleet/trust"
 )
 
-// member is a node with a token and the key that it is bound to, in two files.
+// member is a node with a token and the key that it is bound to.
 type member struct {
-	identity    string
-	token, seed string
+	identity string
+	files    server.CredentialFiles
+}
+
+// memberOf is the member that a configuration makes of the node; ok is false if it
+// has no token.
+func memberOf(f *config.File) (m member, ok bool) {
+	return member{f.Identity, f.Credentials}, f.Credentials.Token != ""
+}
+
+// valid says why the node cannot use what it holds, or nil.
+func (m member) valid(now time.Time) (trust.OwnToken, error) {
+	c, err := m.files.Read()
+	if err != nil {
+		return trust.OwnToken{}, err
+	}
+	own, err := trust.ReadOwn(c.Token, m.identity, c.Key)
+	if err == nil && !now.Before(own.Expires) {
+		err = fmt.Errorf("the token has expired at %s", own.Expires.UTC().Format(time.RFC3339))
+	}
+	return own, err
+}
+
+// key is the key of the node, whatever there is of its token; nil if it is lost.
+func (m member) key() ed25519.PrivateKey {
+	text, err := readFile(m.files.Seed)
+	if err != nil {
+		return nil
+	}
+	key, err := trust.ParseSeed(text)
+	if err != nil {
+		return nil
+	}
+	return key
 }
 
 // readFile reads a small file with a secret in it.
@@ -32,70 +65,6 @@ func readFile(path string) (string, error) {
 	defer f.Close() //nolint:errcheck // nothing was written
 	b, err := io.ReadAll(io.LimitReader(f, trust.MaxToken+1))
 	return strings.TrimSpace(string(b)), err
-}
-
-// held reads the files. What is in them may have been replaced meanwhile.
-func (m member) held() (trust.Token, ed25519.PrivateKey, trust.OwnToken, error) {
-	seed, err := readFile(m.seed)
-	if err != nil {
-		return trust.Token{}, nil, trust.OwnToken{}, fmt.Errorf("seed of the node: %w", err)
-	}
-	key, err := trust.ParseSeed(seed)
-	if err != nil {
-		return trust.Token{}, nil, trust.OwnToken{}, fmt.Errorf("seed of the node: %w", err)
-	}
-	text, err := readFile(m.token)
-	if err != nil {
-		return trust.Token{}, key, trust.OwnToken{}, fmt.Errorf("token of the node: %w", err)
-	}
-	token := trust.NewToken(text)
-	own, err := trust.ReadOwn(token, m.identity, key)
-	if err != nil {
-		return trust.Token{}, key, trust.OwnToken{}, err
-	}
-	return token, key, own, nil
-}
-
-// valid says why the node cannot use what it holds, or nil.
-func (m member) valid(now time.Time) (trust.OwnToken, error) {
-	_, _, own, err := m.held()
-	if err == nil && !now.Before(own.Expires) {
-		err = fmt.Errorf("the token has expired at %s", own.Expires.UTC().Format(time.RFC3339))
-	}
-	return own, err
-}
-
-// options present the token and prove the key (S6). The files are read for each
-// connection.
-func (m member) options() []nats.Option {
-	token := func() string {
-		t, _, _, err := m.held()
-		if err != nil {
-			return ""
-		}
-		return t.Text()
-	}
-	return []nats.Option{
-		nats.TokenHandler(token),
-		nats.UserJWT(
-			func() (string, error) {
-				t, _, _, err := m.held()
-				return t.Text(), err
-			},
-			func(nonce []byte) ([]byte, error) {
-				_, key, _, err := m.held()
-				if err != nil {
-					return nil, err
-				}
-				return trust.SignNonceBytes(key, string(nonce))
-			}),
-	}
-}
-
-// memberOf is the member that a configuration makes of the node; ok is false if it
-// has no token.
-func memberOf(f *config.File) (m member, ok bool) {
-	return member{f.Identity, f.Broker.Token, f.Broker.Seed}, f.Broker.Token != ""
 }
 
 // errLost says that what a node is a member by is worth nothing any more.

@@ -5,7 +5,6 @@ package cli
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +22,6 @@ import (
 
 	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/server/config"
-	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams/jetstream"
 	topology "github.com/weirhq/weir/topology/cli"
@@ -77,6 +75,9 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	if o.config == "" {
 		return rejected(errors.New("--config FILE is needed"))
 	}
+	if o.check {
+		return o.look(cmd)
+	}
 	level := slog.LevelInfo
 	if o.verbose {
 		level = slog.LevelDebug
@@ -84,9 +85,6 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if o.check {
-		return o.look(cmd)
-	}
 	counts, err := o.live(ctx, log)
 	if err == nil && o.asJSON {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(counts)
@@ -115,47 +113,61 @@ func rejected(err error) error {
 // runNode runs the node until ctx ends, and returns what it has published. The error
 // is errLost when the node is no member any more.
 func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logger) (server.Counts, error) {
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	w := &watch{patience: o.patience, lose: lose}
+	m, isMember := memberOf(f)
 	var node atomic.Pointer[server.Node]
+	var broker atomic.Value // the last one that there was a connection to
 	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
 		return func(nc *nats.Conn) {
-			log.Info(what, "broker", server.NATS{Conn: nc}.Server())
+			w.connected()
+			at := server.NATS{Conn: nc}.Server()
+			broker.Store(at)
+			log.Info(what, "broker", at)
 			if n := node.Load(); n != nil {
 				tell(n)
 			}
 		}
 	}
-	lost := told("Connection lost", (*server.Node).Disconnected)
-	ctx, lose := context.WithCancelCause(ctx)
-	defer lose(nil)
-	w := &watch{patience: o.patience, lose: lose}
-	m, named := memberOf(f)
-	found := func(what string) func(*nats.Conn) {
-		tell := told(what, (*server.Node).Connected)
-		return func(nc *nats.Conn) { w.connected(); tell(nc) }
+	lost := func(nc *nats.Conn, err error) {
+		if nc.IsClosed() { // by us
+			return
+		}
+		log.Warn("Connection lost", "broker", broker.Load(), "error", err)
+		if n := node.Load(); n != nil {
+			n.Disconnected()
+		}
 	}
-	extra := []nats.Option{
-		// A node may start before its broker, and fleets come back together.
-		nats.RetryOnFailedConnect(true),
-		nats.ReconnectWait(time.Second),
-		nats.ReconnectJitter(4*time.Second, 8*time.Second),
-		nats.PingInterval(30 * time.Second),
-		nats.ConnectHandler(found("Connected")),
-		nats.ReconnectHandler(found("Connected again")),
-		nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) { lost(nc) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			log.Debug("Not connected", "error", err)
-			if named {
-				w.refused(time.Now(), err)
-			}
-		}),
-	}
-	if named {
-		extra = append(extra, m.options()...)
+	var unproven atomic.Value // what was said of TLS last
+	unproven.Store("")
+	notConnected := func(_ *nats.Conn, err error) {
+		if isMember {
+			w.refused(time.Now(), err)
+		}
+		// That a broker is away is usual; that it proves to be another one is not.
+		if why := jetstream.Explained(err).Error(); why != err.Error() && unproven.Swap(why) != why {
+			log.Error("Not connected", "error", why)
+			return
+		}
+		log.Debug("Not connected", "error", err)
 	}
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,
-		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity, Extra: extra,
+		CA: f.Broker.CA, Cert: f.Broker.Cert, Key: f.Broker.Key, Name: f.Identity,
+		Extra: append([]nats.Option{
+			// A node may start before its broker, and fleets come back together.
+			nats.RetryOnFailedConnect(true),
+			nats.ReconnectWait(time.Second),
+			nats.ReconnectJitter(4*time.Second, 8*time.Second),
+			nats.PingInterval(30 * time.Second),
+			nats.ConnectHandler(told("Connected", (*server.Node).Connected)),
+			nats.ReconnectHandler(told("Connected again", (*server.Node).Connected)),
+			nats.DisconnectErrHandler(lost),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("Broker", "error", err) }),
+			nats.ReconnectErrHandler(notConnected),
+		}, f.Credentials.Options()...),
+		Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
@@ -165,16 +177,9 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 	if len(f.Collectives) > 0 {
 		collective = f.Collectives[0]
 	}
-	wrap := server.RequestOf(f.Identity, collective)
-	if named {
-		wrap = server.SignedBy(f.Identity, collective, func() (trust.Token, ed25519.PrivateKey, error) {
-			token, key, _, err := m.held()
-			return token, key, err
-		})
-	}
 	n, err := server.New(server.Options{
 		Identity: f.Identity, Settings: f.Settings, Conn: server.NATS{Conn: nc}, Gather: f.Gather(build(), nil),
-		Wrap: wrap, Named: named, Log: log,
+		Wrap: server.RequestOf(f.Identity, collective, f.Credentials.Read), Log: log,
 	})
 	if err != nil {
 		return server.Counts{}, rejected(err)
@@ -182,7 +187,7 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 	node.Store(n)
 	var wg sync.WaitGroup
 	wg.Go(func() { reloads(ctx, n, o.config, f, log) })
-	if named {
+	if isMember {
 		wg.Go(func() { w.expire(ctx, m) })
 	}
 	n.Run(ctx)

@@ -22,6 +22,7 @@ import (
 	"github.com/weirhq/weir/fleet/server/config"
 	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/processors"
+	"github.com/weirhq/weir/processors/adapter"
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
@@ -90,7 +91,7 @@ func (o organization) prepare(url string) {
 // a connection that may do everything in the fleet.
 func overlay(t *testing.T, o organization, log *slog.Logger) *nats.Conn {
 	t.Helper()
-	kinds, err := processors.NewRegistry()
+	kinds, err := processors.NewRegistry(adapter.Kind)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,9 @@ overlays:
   hub: { class: hub, broker: { embedded: { store: %s } } }
 classes:
   hub:
-    streams: [provisioning, revocations, lifecycle]
+    streams: [provisioning, revocations, registration, dead]
+    stages:
+      adapt: { kind: adapter, from: { subject: "mcollective.ingest.discovery.>" }, to: REGISTRATION, with: { protocol: request, issuers: { choria: [%x] } } }
     programs:
       callout: { consumes: [REVOCATIONS], with: { issuers: { choria: [%x] }, plain: true } }
       provisioner:
@@ -120,8 +123,8 @@ classes:
           rules: rules.yaml
           overlays: { hub: { urls: ["%s"] } }
           scan: 500ms
-      server: { produces: [LIFECYCLE] }
-`, store, o.public, o.public, url)), parts)
+      server: { produces: [adapt] }
+`, store, o.public, o.public, o.public, url)), parts)
 		if err := findings.Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -265,11 +268,11 @@ func TestMachineBecomesANode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seed, err := os.ReadFile(f.Broker.Seed)
+	seed, err := os.ReadFile(f.Credentials.Seed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(f.Broker.Token, []byte("damaged"), 0o600); err != nil {
+	if err := os.WriteFile(f.Credentials.Token, []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stop = node(t, &out, "--config", file)
@@ -283,7 +286,7 @@ func TestMachineBecomesANode(t *testing.T) {
 	if f, err = config.Load(file); err != nil {
 		t.Fatal(err)
 	}
-	other, err := os.ReadFile(f.Broker.Seed)
+	other, err := os.ReadFile(f.Credentials.Seed)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/weirhq/weir/fleet/revocations"
 	"github.com/weirhq/weir/fleet/server"
 	"github.com/weirhq/weir/fleet/trust"
+	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams/jetstream"
 	"github.com/weirhq/weir/topology"
 )
@@ -76,7 +78,7 @@ again: true    # any machine may take the name of a member
 		Accounts: map[string]topology.Permissions{
 			"PROVISIONING": {
 				Publish:   []string{enrol.NodeSubject(">"), enrol.BroadcastSubject(enrol.AgentDiscovery)},
-				Subscribe: []string{enrol.StartupSubject, enrol.Collective + ".reply.*.*"},
+				Subscribe: []string{enrol.EventSubject(schemas.Startup), enrol.Collective + ".reply.*.*"},
 			},
 		},
 		Check: provisionerConfig.check,
@@ -86,8 +88,8 @@ again: true    # any machine may take the name of a member
 
 func (c provisionerConfig) check() error {
 	var errs []error
-	if _, err := c.Issuers.trusted(); err != nil {
-		errs = append(errs, err)
+	if is, err := c.Issuers.trusted(); err != nil || is.IsZero() {
+		errs = append(errs, cmp.Or(err, errors.New("issuers: nobody is trusted; add the public keys of your organization: { choria: [KEY] }")))
 	}
 	if c.Issuer.Token == "" || c.Issuer.Seed == "" {
 		errs = append(errs, errors.New("issuer: token and seed of the issuer of the nodes' tokens are missing"))

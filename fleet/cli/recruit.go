@@ -137,7 +137,7 @@ func (o nodeOptions) recruit(ctx context.Context, f *config.File, log *slog.Logg
 	}
 	var former ed25519.PrivateKey
 	if m, ok := memberOf(f); ok {
-		_, former, _, _ = m.held() // without it the provisioner takes the machine for another one
+		former = m.key() // without it the provisioner takes the machine for another one
 	}
 	if on.Facts != "" {
 		f.Facts.Files = append(f.Facts.Files, on.Facts)
@@ -175,7 +175,7 @@ func (o nodeOptions) recruit(ctx context.Context, f *config.File, log *slog.Logg
 	if ca == "" {
 		ca = f.Broker.CA
 	}
-	nc, err := jetstream.Connect(jetstream.Options{URLs: urls, CA: ca, Name: f.Identity, Extra: extra})
+	nc, err := jetstream.Connect(jetstream.Options{URLs: urls, CA: ca, Name: f.Identity, Extra: extra, Log: log})
 	if err != nil {
 		return recruit.Ended, &topology.ExitError{Code: topology.ExitUnreachable, Err: err}
 	}

@@ -57,8 +57,10 @@ func NodeSubject(identity string) string { return Collective + ".node." + identi
 // BroadcastSubject is where all nodes are asked that have an agent.
 func BroadcastSubject(agent string) string { return Collective + ".broadcast.agent." + agent }
 
-// StartupSubject is where nodes tell that they have come.
-const StartupSubject = "choria.lifecycle.event.startup." + Component
+// EventSubject is where nodes tell what happens to them.
+func EventSubject(t schemas.LifecycleType) string {
+	return "choria.lifecycle.event." + string(t) + "." + Component
+}
 
 // unsigned stands in place of a signature: neither side has a key that the other
 // knows.

@@ -175,7 +175,7 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	}
 	defer p.asker.close()
 	// One copy hears of each; should it die, a scan of another finds the node.
-	sub, err := p.o.Nodes.QueueSubscribe(enrol.StartupSubject, "weir.provisioner", p.started)
+	sub, err := p.o.Nodes.QueueSubscribe(enrol.EventSubject(schemas.Startup), "weir.provisioner", p.started)
 	if err != nil {
 		return fmt.Errorf("provisioner: %w", err)
 	}

@@ -66,7 +66,7 @@ func TestNodeOverNATS(t *testing.T) {
 	defer stop()
 	done := make(chan struct{})
 	go func() { defer close(done); n.Run(ctx); nc.Close() }()
-	for i, want := range []string{"choria.lifecycle.event.startup.server", registration + "n1.example.net", "choria.lifecycle.event.shutdown.server"} {
+	for i, want := range []string{"choria.lifecycle.event.startup.server.n1.example.net", registration + "n1.example.net", "choria.lifecycle.event.shutdown.server.n1.example.net"} {
 		msg, err := sub.NextMsg(time.Minute)
 		if err != nil {
 			t.Fatal(err)

@@ -14,14 +14,10 @@ import (
 	"github.com/weirhq/weir/schemas"
 )
 
-// LifecycleSubject is where an event is published.
-func LifecycleSubject(e schemas.Lifecycle) string {
-	return "choria.lifecycle.event." + string(e.Type) + "." + e.Component
+// lifecycleSubject is where an event is published.
+func (s *Settings) lifecycleSubject(e schemas.Lifecycle) string {
+	return strings.NewReplacer(typeMark, string(e.Type), componentMark, e.Component, identityMark, e.Identity).Replace(s.Lifecycle)
 }
-
-// NamedSubject is where a node with a token publishes an event: a broker lets it
-// tell of nobody else (S3).
-func NamedSubject(e schemas.Lifecycle) string { return LifecycleSubject(e) + "." + e.Identity }
 
 // publish tells of an event in the life of a node.
 func (r *runner) publish(l *life, e schemas.Lifecycle, now time.Time) error {
@@ -35,7 +31,7 @@ func (r *runner) publish(l *life, e schemas.Lifecycle, now time.Time) error {
 	}
 	b, err := e.Encode()
 	if err == nil {
-		err = l.conn.Publish(r.subject(e), nil, b)
+		err = l.conn.Publish(s.lifecycleSubject(e), nil, b)
 	}
 	if err != nil {
 		r.counts.eventsFailed.Add(1)

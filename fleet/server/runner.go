@@ -92,7 +92,6 @@ type runner struct {
 	gather   func(context.Context, *life) (Inventory, error)
 	wrap     func(identity string, body []byte) ([]byte, string, error)
 	spread   func(*Settings) time.Duration // the time in which first registrations come
-	subject  func(schemas.Lifecycle) string
 	log      *slog.Logger
 	counts   counters
 
@@ -107,7 +106,7 @@ func newRunner(s Settings, log *slog.Logger, lives ...*life) *runner {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &runner{subject: LifecycleSubject, log: log, lives: lives, inbox: make(chan func(time.Time), 16), done: make(chan struct{})}
+	r := &runner{log: log, lives: lives, inbox: make(chan func(time.Time), 16), done: make(chan struct{})}
 	r.settings.Store(&s)
 	return r
 }

@@ -1,7 +1,7 @@
 // Package server is the program that runs on every node of a fleet. It tells
 // that the node lives, and what it is:
 //
-//   - Lifecycle events at choria.lifecycle.event.<type>.<component>: startup,
+//   - Lifecycle events at choria.lifecycle.event.<type>.<component>.<identity>: startup,
 //     alive, shutdown, reconnect and reload, each with an id and a time of its own.
 //   - Its registration at mcollective.ingest.discovery.<identity>: facts,
 //     classes, agents and status, in each interval, and at once when they change.
@@ -66,7 +66,6 @@ type Options struct {
 	Conn   Conn
 	Gather Gather
 	Wrap   Wrap         // by default Plain
-	Named  bool         // the node has a token, and tells of its life under its name, see [NamedSubject]
 	Log    *slog.Logger // by default nothing is logged
 }
 
@@ -94,9 +93,6 @@ func New(o Options) (*Node, error) {
 	}
 	l := &life{identity: o.Identity, conn: o.Conn}
 	r := newRunner(o.Settings, o.Log, l)
-	if o.Named {
-		r.subject = NamedSubject
-	}
 	r.spread = func(s *Settings) time.Duration { return s.Splay }
 	r.gather = func(ctx context.Context, _ *life) (Inventory, error) { return o.Gather(ctx) }
 	r.wrap = func(_ string, body []byte) ([]byte, string, error) { return o.Wrap(body) }

@@ -151,7 +151,7 @@ func lifecycle(t *testing.T, messages []message) []schemas.Lifecycle {
 		if !l.Time.Equal(m.at) {
 			t.Errorf("%s at %v tells of %v", l.Type, m.at, l.Time)
 		}
-		if want := LifecycleSubject(l); m.subject != want {
+		if want := "choria.lifecycle.event." + string(l.Type) + "." + l.Component + "." + l.Identity; m.subject != want {
 			t.Errorf("%s was published at %s", l.Type, m.subject)
 		}
 		all = append(all, l)

@@ -16,6 +16,7 @@ import (
 const (
 	DefaultComponent = "server"
 	DefaultAlive     = 10 * time.Minute
+	DefaultLifecycle = "choria.lifecycle.event.{type}.{component}.{identity}"
 	DefaultSubject   = "mcollective.ingest.discovery.{identity}"
 	DefaultEvery     = 5 * time.Minute
 	DefaultCheck     = time.Minute
@@ -28,6 +29,10 @@ type Settings struct {
 	Component string
 	// Version of the program in lifecycle events. By default that of the build.
 	Version string
+	// Lifecycle is the subject of lifecycle events, in which {type}, {component} and
+	// {identity} stand for those of the event. By default DefaultLifecycle: a
+	// broker can see to it that nobody publishes under the name of another.
+	Lifecycle string
 	// Alive is the time between alive events, give or take 10 %. By default
 	// DefaultAlive.
 	Alive time.Duration
@@ -73,6 +78,9 @@ func (s *Settings) complete() error {
 	if s.Subject == "" {
 		s.Subject = DefaultSubject
 	}
+	if s.Lifecycle == "" {
+		s.Lifecycle = DefaultLifecycle
+	}
 	if s.Alive == 0 {
 		s.Alive = DefaultAlive
 	}
@@ -94,6 +102,9 @@ func (s *Settings) complete() error {
 	}
 	if err := streams.ValidSubject(strings.ReplaceAll(s.Subject, identityMark, "x")); err != nil {
 		errs = append(errs, fmt.Errorf("registration: %w", err))
+	}
+	if err := streams.ValidSubject(strings.NewReplacer(typeMark, "x", componentMark, "x", identityMark, "x").Replace(s.Lifecycle)); err != nil {
+		errs = append(errs, fmt.Errorf("lifecycle: %w", err))
 	}
 	for _, d := range []struct {
 		name string
@@ -119,8 +130,12 @@ func (s *Settings) complete() error {
 	return errors.Join(errs...)
 }
 
-// identityMark stands for the identity in a subject.
-const identityMark = "{identity}"
+// What stands for the parts of an event in subjects.
+const (
+	identityMark  = "{identity}"
+	typeMark      = "{type}"
+	componentMark = "{component}"
+)
 
 // nextAlive is the pause before the next alive event: nodes that started
 // together drift apart.

@@ -228,7 +228,7 @@ func TestCapturedTokens(t *testing.T) {
 		"expired-user.jwt": trust.ErrExpired, "otherou-user.jwt": trust.ErrUntrusted, "wrongissuer-user.jwt": trust.ErrUntrusted,
 	}
 	files := []string{"../08-provisioned-node/server.jwt"}
-	for _, n := range strings.Fields(`admin auditor authenticator broker expired-user login-alice login-bob n1 n2 n3 otherou-user
+	for n := range strings.FieldsSeq(`admin auditor authenticator broker expired-user login-alice login-bob n1 n2 n3 otherou-user
 		provisioner provisioning readonly signer-rpc signer user wrongissuer-user`) {
 		files = append(files, n+".jwt")
 	}
@@ -332,7 +332,7 @@ func mustKey(t testing.TB, text string) ed25519.PublicKey {
 // The independent reading of the scheme accepts what real tools have made.
 func TestCapturedTokensByThePublishedScheme(t *testing.T) {
 	org := mustKey(t, string(shared(t, "data", "choria", "keys", "issuer.public")))
-	for _, n := range strings.Fields("admin auditor authenticator broker login-alice login-bob n1 provisioner provisioning signer user ../08-provisioned-node/server") {
+	for n := range strings.FieldsSeq("admin auditor authenticator broker login-alice login-bob n1 provisioner provisioning signer user ../08-provisioned-node/server") {
 		text := strings.TrimSpace(string(shared(t, "data", "choria", "keys", n+".jwt")))
 		if err := published(org, text, time.Unix(1795340300, 0)); err != nil {
 			t.Errorf("%s: %v", n, err)

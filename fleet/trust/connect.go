@@ -20,24 +20,15 @@ const nonceDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 // broker could otherwise have a token signed, by the key of an issuer for
 // instance, because what is signed of a token has a dot in it.
 func SignNonce(key ed25519.PrivateKey, nonce string) (string, error) {
-	sig, err := SignNonceBytes(key, nonce)
-	if err != nil {
-		return "", err
-	}
-	return base64.RawURLEncoding.EncodeToString(sig), nil
-}
-
-// SignNonceBytes is SignNonce for client libraries, which encode the signature.
-func SignNonceBytes(key ed25519.PrivateKey, nonce string) ([]byte, error) {
 	switch {
 	case len(key) != ed25519.PrivateKeySize:
-		return nil, fmt.Errorf("key of %d bytes, want %d", len(key), ed25519.PrivateKeySize)
+		return "", fmt.Errorf("key of %d bytes, want %d", len(key), ed25519.PrivateKeySize)
 	case nonce == "":
-		return nil, errors.New("the broker gives no nonce; its configuration has to make it give one")
+		return "", errors.New("the broker gives no nonce; its configuration has to make it give one")
 	case len(nonce) > maxNonce || strings.Trim(nonce, nonceDigits) != "":
-		return nil, errors.New("what the broker gives is no nonce, and is not signed")
+		return "", errors.New("what the broker gives is no nonce, and is not signed")
 	}
-	return ed25519.Sign(key, []byte(nonce)), nil
+	return base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(nonce))), nil
 }
 
 // VerifyConnect says what the party of a new connection claims, if the token is as

@@ -44,6 +44,8 @@ func NewIssuer(organization string, key ed25519.PrivateKey) (Issuer, error) {
 
 // ChainIssuer is the issuer with this token and its key. The token has to be one
 // that is trusted, valid now, not revoked, and that of a chain issuer.
+// What it issues is verified by these issuers: whoever issues for long makes it
+// anew when the revocations change.
 func (is Issuers) ChainIssuer(now time.Time, t Token, key ed25519.PrivateKey) (Issuer, error) {
 	c, err := is.verifyParty(now, t)
 	switch {
@@ -166,7 +168,7 @@ func (i Issuer) Provisioning(now time.Time, random io.Reader, t ProvisioningToke
 	}}
 	c.Subject = string(Provisioning)
 	var text Token
-	err := error(nil)
+	var err error
 	switch {
 	case i.chain != nil:
 		err = fmt.Errorf("%w: provisioning tokens are issued by the organization itself", ErrScope)

@@ -380,17 +380,17 @@ func forge(t testing.TB, issuer trust.Token, name string, change jwt.MapClaims) 
 // Whoever has stolen the key of a chain issuer is held to its scope (S7).
 func TestScopeHoldsWhoeverSigns(t *testing.T) {
 	org := organization(t)
-	make := func(s trust.Scope) trust.Token {
+	issuer := func(s trust.Scope) trust.Token {
 		tok, err := org.ChainIssuer(now, noise("aaa"), trust.ClientToken{CallerID: "aaa", Key: public("aaa"), Validity: 30 * time.Minute}, s)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return tok
 	}
-	narrow := make(login)
+	narrow := issuer(login)
 	wide := login
 	wide.Permissions = []string{"org_admin"}
-	other := payload(t, make(wide))["weir_scope"]
+	other := payload(t, issuer(wide))["weir_scope"]
 	both, err := trust.NewIssuers(map[string][]ed25519.PublicKey{"choria": {public("org")}, "acme": {public("org")}}, trust.Revocations{})
 	if err != nil {
 		t.Fatal(err)

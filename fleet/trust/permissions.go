@@ -23,11 +23,11 @@ type BrokerPermissions struct {
 }
 
 // nothing is the permissions of those that have none.
-func nothing() BrokerPermissions { return BrokerPermissions{}.closed() }
+func nothing() BrokerPermissions { return closed(BrokerPermissions{}) }
 
 // closed sorts the lists and closes an empty one: without entries, brokers would
 // allow everything.
-func (p BrokerPermissions) closed() BrokerPermissions {
+func closed(p BrokerPermissions) BrokerPermissions {
 	for _, l := range []*AllowDeny{&p.Publish, &p.Subscribe} {
 		if len(l.Allow) == 0 {
 			l.Deny = []string{">"}
@@ -80,9 +80,9 @@ func ReplySubjects(collective, name string) []string {
 func (c Claims) FleetPermissions() BrokerPermissions {
 	switch c.c.Purpose {
 	case Server:
-		return c.server().closed()
+		return closed(c.server())
 	case Client:
-		return c.client().closed()
+		return closed(c.client())
 	default:
 		return nothing()
 	}
@@ -235,5 +235,5 @@ func (c Claims) ProvisioningPermissions(name string) BrokerPermissions {
 		p.subscribe("choria.lifecycle.event.*.provision_mode_server", "provisioning.registration.>")
 		p.subscribe(ReplySubjects("provisioning", c.c.CallerID)...)
 	}
-	return p.closed()
+	return closed(p)
 }

@@ -54,7 +54,7 @@ func (p provisioningClaims) presented(secret string) bool {
 	return p.Secret != "" && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-func (p provisioningClaims) open() ProvisioningSettings {
+func (p provisioningClaims) settings() ProvisioningSettings {
 	return ProvisioningSettings{
 		URLs: p.urls(), Domain: p.Domain, Default: p.Default, Secure: p.Secure, ProtocolV2: p.ProtocolV2, Update: p.Update,
 		Registration: p.Registration, Facts: p.Facts, Extensions: append(json.RawMessage(nil), p.Extensions...),
@@ -91,7 +91,7 @@ func (is Issuers) VerifyProvisioning(now time.Time, t Token) (Claims, error) {
 
 // Provisioning is what a provisioning token says; ok is false of any other.
 func (c Claims) Provisioning() (s ProvisioningSettings, ok bool) {
-	return c.c.provisioningClaims.open(), c.c.Purpose == Provisioning
+	return c.c.settings(), c.c.Purpose == Provisioning
 }
 
 // Presented says whether this is the secret of a provisioning token (cht). It
@@ -124,7 +124,7 @@ func ReadWithoutVerifying(t Token) (TakenOnTrust, error) {
 	if err != nil {
 		return TakenOnTrust{}, fmt.Errorf("provisioning token: %w", err)
 	}
-	return TakenOnTrust{c.provisioningClaims.open(), c.ID, c.User, c.Password, c.provisioningClaims}, nil
+	return TakenOnTrust{c.settings(), c.ID, c.User, c.Password, c.provisioningClaims}, nil
 }
 
 // unverified reads a complete token of any purpose.

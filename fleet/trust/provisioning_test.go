@@ -46,7 +46,7 @@ func TestProvisioningToken(t *testing.T) {
 	if !slices.Equal(node.URLs, forNodes.URLs) || node.User != "u" || node.Password() != "passw0rd-of-nodes" {
 		t.Errorf("%+v", node)
 	}
-	for secret, want := range map[string]bool{"s3cret-of-provisioning": true, "": false, "s3cret-of-provisionin": false, "s3cret-of-provisioning ": false} {
+	for secret, want := range map[string]bool{"s3cret-of-provisioning": true, "": false, "s3cret-of-provisionin": false, "s3cret-of-provisioningx": false} {
 		if c.Presented(secret) != want || node.Presented(secret) != want {
 			t.Errorf("%q: %v and %v, want %v", secret, c.Presented(secret), node.Presented(secret), want)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/weirhq/weir/fleet/trust"
+	"github.com/weirhq/weir/schemas"
 )
 
 func revocation(t testing.TB, kind trust.RevocationKind, value string, change func(*trust.Revocation)) trust.Revocation {
@@ -290,5 +292,47 @@ func TestRevocationJSON(t *testing.T) {
 	}
 	if d := cmp.Diff(want, m); d != "" || bytes.ContainsAny(b, "\n") {
 		t.Error(d)
+	}
+}
+
+// The format is the one of its schema: what is written is read by the package of
+// formats, and its examples are judged alike.
+func TestRevocationFormat(t *testing.T) {
+	if trust.RevocationName != schemas.RevocationName {
+		t.Error("two names")
+	}
+	for _, r := range []trust.Revocation{
+		revocation(t, trust.RevokeKey, hexOf("a"), nil), revocation(t, trust.RevokeToken, "x", nil),
+		revocation(t, trust.RevokeCaller, "up=<bob>", func(r *trust.Revocation) { r.Forever, r.Ends = true, now.Add(time.Hour) }),
+	} {
+		b, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := schemas.DecodeRevocation(b)
+		if err != nil || got.Kind != string(r.Kind) || got.Value != r.Value || got.Organization != r.Organization ||
+			!got.Time.Equal(r.Time) || !got.Ends.Equal(r.Ends) || got.Forever != r.Forever || got.Reason != r.Reason || got.By != r.By {
+			t.Errorf("%s is read as %+v, %v", b, got, err)
+		}
+	}
+	n := 0
+	for verdict, want := range map[string]bool{"good": true, "tolerated": true, "bad": false} {
+		names, err := fs.Glob(schemas.Files, "examples/weir/trust/v1/revocation/"+verdict+"/*.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			b, err := schemas.Files.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := trust.DecodeRevocation(b); (err == nil) != want {
+				t.Errorf("%s: %v", name, err)
+			}
+			n++
+		}
+	}
+	if n < 20 {
+		t.Errorf("%d examples", n)
 	}
 }

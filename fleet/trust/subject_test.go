@@ -100,3 +100,17 @@ func TestSubjects(t *testing.T) {
 		}
 	}
 }
+
+func FuzzSubject(f *testing.F) {
+	for _, s := range []string{"a.b", "*", ">", "a.>", "", "a..b", "$SYS.>"} {
+		f.Add(s, "a.b")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if literal(a) && (!pattern(a) || !covers(a, a) || !glob("*", a)) {
+			t.Fatalf("%q is literal, but does not match itself", a)
+		}
+		if pattern(a) && pattern(b) && covers(a, b) && !overlap(a, b) {
+			t.Fatalf("%q covers %q and has nothing in common with it", a, b)
+		}
+	})
+}

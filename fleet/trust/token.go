@@ -174,7 +174,7 @@ func (c Claims) Scope() (s Scope, ok bool) {
 	if c.c.bound == nil {
 		return Scope{}, false
 	}
-	return c.c.bound.Scope.clone(), true
+	return c.c.bound.clone(), true
 }
 
 // JSON is the claims as they stand in the token, with what is secret in them left

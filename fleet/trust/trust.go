@@ -151,7 +151,7 @@ func (is Issuers) WithLimit(issuer ed25519.PublicKey, s Scope, ends time.Time) (
 
 // Cached returns issuers that remember the signatures of about so many tokens, as
 // far as they were right; verifying one costs some 50 to 150 microseconds, and
-// finding it again about one. Times, scopes, limits and revocations are looked at
+// finding it again a few. Times, scopes, limits and revocations are looked at
 // each time. Values made of these share their memory; a size below 1 is none.
 func (is Issuers) Cached(size int) Issuers {
 	is.cache = newCache(size)

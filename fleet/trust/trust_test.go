@@ -434,3 +434,21 @@ func BenchmarkVerifyRequest(b *testing.B) {
 		})
 	}
 }
+
+func FuzzParseKey(f *testing.F) {
+	f.Add(hexOf("a"))
+	f.Add(base64.RawURLEncoding.EncodeToString(public("a")))
+	f.Add("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := trust.ParseKey(s)
+		if again, err2 := trust.ParseKey(hex.EncodeToString(k)); err == nil && (err2 != nil || !again.Equal(k)) {
+			t.Fatalf("%q is %x and then %x, %v", s, k, again, err2)
+		}
+		if _, err2 := trust.ParseSeed(s); (err == nil) != (err2 == nil) {
+			t.Fatalf("%q is a key: %v, and a seed: %v", s, err, err2)
+		}
+		if k, err := trust.ParseRSAKey([]byte(s)); err == nil && k.N.Sign() <= 0 {
+			t.Fatalf("%q is %v", s, k)
+		}
+	})
+}

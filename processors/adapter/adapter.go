@@ -26,7 +26,8 @@ const (
 	// hexadecimal digits, made of the sender and the id that it gave the message.
 	// Nobody can take the id of another sender's message.
 	HeaderID = streams.HeaderID
-	// HeaderVerified is the organization whose issuer stands behind the sender.
+	// HeaderVerified is the organization whose issuer stands behind the sender, or
+	// "subject" where the broker does: nobody else may publish there.
 	HeaderVerified = "Weir-Verified"
 	// HeaderUnverified says why nobody stands behind the sender.
 	HeaderUnverified = "Weir-Unverified"
@@ -56,6 +57,7 @@ const unknownFile = "choria:facts"
 type Config struct {
 	Protocol string              `yaml:"protocol" desc:"what comes: request, reply, cloudevents or json"`
 	Subject  string              `yaml:"subject" desc:"of the outputs, with {overlay}, {sender} and {payload.name.name} as whole tokens"`
+	Named    string              `yaml:"named" desc:"pattern of input subjects that end with the name of their sender, {sender}; the broker has to let nobody publish under another's"`
 	Issuers  map[string][]string `yaml:"issuers" desc:"public keys of each organization whose nodes are believed, in hexadecimal digits or base64; all are when empty"`
 	Unpack   bool                `yaml:"unpack" desc:"check inventories and pack them as the published schema says, however they were packed"`
 	MaxSize  int                 `yaml:"max_size" desc:"refuse messages of more bytes"`
@@ -89,6 +91,7 @@ type adapter struct {
 	issuers trust.Issuers
 	subject template
 	packer  schemas.InventoryRepacker
+	named   int // tokens of an input subject before the name of its sender; 0 if there is none
 }
 
 // New validates the configuration and returns an adapter, which has no state.
@@ -118,6 +121,11 @@ func New(c Config, self processors.Self) (processors.Processor, error) {
 	if len(c.Issuers) > 0 && !c.signed() {
 		refuse("issuers", fmt.Errorf("protocol %s carries no signatures that they could be behind", c.Protocol))
 	}
+	a.named, err = parseNamed(c.Named)
+	refuse("named", err)
+	if c.Named != "" && c.Protocol != CloudEvents {
+		refuse("named", fmt.Errorf("protocol %s says otherwise who has sent it", c.Protocol))
+	}
 	a.issuers, err = parseIssuers(c.Issuers)
 	refuse("issuers", err)
 	if err := errors.Join(errs...); err != nil {
@@ -144,6 +152,36 @@ func parseIssuers(texts map[string][]string) (trust.Issuers, error) {
 	return trust.NewIssuers(keys, trust.Revocations{}) // a replay finds what was believed at the time
 }
 
+// senderMark stands for the sender in the pattern of named subjects.
+const senderMark = "{sender}"
+
+// parseNamed counts the tokens before the name of the sender.
+func parseNamed(pattern string) (int, error) {
+	if pattern == "" {
+		return 0, nil
+	}
+	base, ok := strings.CutSuffix(pattern, "."+senderMark)
+	if !ok {
+		return 0, fmt.Errorf("want a pattern that ends with .%s, got %.80q", senderMark, pattern)
+	}
+	if err := streams.ValidPattern(base + ".x"); err != nil {
+		return 0, err
+	}
+	return strings.Count(base, ".") + 1, nil
+}
+
+// prove compares the sender of an event with the one that its subject names.
+func (a *adapter) prove(subject string, e *event) error {
+	if a.named == 0 || !streams.Match(strings.TrimSuffix(a.Named, senderMark)+">", subject) {
+		return nil
+	}
+	if name := strings.SplitN(subject, ".", a.named+1)[a.named]; name != e.sender {
+		return fmt.Errorf("it says that it comes from %.80q and was published by %.80q", e.sender, name)
+	}
+	e.verified = "subject"
+	return nil
+}
+
 // Warnings implements processors.Warner.
 func (a *adapter) Warnings() []string {
 	if !a.signed() || !a.issuers.IsZero() {
@@ -159,6 +197,9 @@ func (a *adapter) Process(m streams.Msg) ([]streams.Msg, error) {
 	}
 	e, err := a.open(m)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.prove(m.Subject, &e); err != nil {
 		return nil, err
 	}
 	subject, err := a.subject.fill(e)
@@ -193,6 +234,9 @@ func ours(name string) bool {
 func (a *adapter) unverified() string {
 	if a.signed() {
 		return "no issuers configured"
+	}
+	if a.named > 0 {
+		return "its subject names no sender"
 	}
 	return "protocol " + a.Protocol + " carries no signatures"
 }

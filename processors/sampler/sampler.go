@@ -6,10 +6,27 @@
 // that claims to come from the future is one of now. A key is forgotten by the
 // clock of the source. Both are the broker's, so no message can hold back or
 // let through those of another key.
+//
+// # Change
+//
+// With on_change a message passes whose content is not that of the last one that
+// passed: the payload, or the data of an adapter's envelope, or what content
+// names. A registration always has another one, because it tells times, counts and
+// the free memory. compare says which parts of it matter, and ignore which do not:
+//
+//	on_change: true
+//	compare: [facts, classes]
+//	ignore: [facts.system_uptime, facts.load_averages, facts.memory.*.used, facts.mountpoints.*.used]
+//
+// Both are paths in the inventory of a registration, however it is packed, and
+// else in the content, if that is JSON, or JSON in a string. A name "*" stands
+// for every name, and a path goes through lists. Order of names and white space do
+// not matter, and the number of the registration, facts.weir_serial, is always
+// ignored. Content that cannot be unpacked, or with an inventory of more than
+// [schemas.MaxInventory] bytes, is compared as it stands.
 package sampler
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,6 +47,8 @@ type Config struct {
 	SizeChange processors.Size `yaml:"size_change" desc:"pass a message whose size differs by this much from the last that passed; off when 0"`
 	OnChange   bool            `yaml:"on_change" desc:"pass a message whose content is not that of the last that passed"`
 	Content    field.Field     `yaml:"content" desc:"what on_change compares; when empty the data of an adapter's envelope, or the whole payload"`
+	Compare    []string        `yaml:"compare" desc:"paths within that content, such as facts.os or classes: on_change compares these parts alone; in a registration they begin in its inventory"`
+	Ignore     []string        `yaml:"ignore" desc:"paths within that content, such as status or facts.memory.*.used: on_change compares the rest"`
 	Force      field.Field     `yaml:"force" desc:"pass a message in which this field is true"`
 	Forget     time.Duration   `yaml:"forget" desc:"forget a key of which nothing has passed for this long; three times every when 0"`
 	MaxKeys    int             `yaml:"max_keys" desc:"how many keys are known at most; the messages of others pass, and are counted"`
@@ -51,9 +70,6 @@ force: field:force_copy
 	Default: Config{MaxKeys: 1_000_000},
 	New:     New,
 }
-
-// adapterPrefix begins the protocol of the envelopes of adapters.
-const adapterPrefix = `"choria:adapters:`
 
 // forgetMost bounds what one message forgets. It is more than what one message
 // adds, so forgetting keeps up.
@@ -86,7 +102,8 @@ func readPassed(b []byte) (passed, []byte, error) {
 
 type sampler struct {
 	Config
-	known *table.Table[passed]
+	compare, ignore []path
+	known           *table.Table[passed]
 }
 
 // New validates the configuration and returns a sampler that knows no key.
@@ -94,10 +111,23 @@ func New(c Config, _ processors.Self) (processors.Processor, error) {
 	if c.Forget == 0 {
 		c.Forget = 3 * c.Every
 	}
-	if err := errors.Join(c.validate()...); err != nil {
+	s := &sampler{Config: c}
+	errs := c.validate()
+	for _, of := range []struct {
+		key   string
+		texts []string
+		to    *[]path
+	}{{"compare", c.Compare, &s.compare}, {"ignore", c.Ignore, &s.ignore}} {
+		var err error
+		if *of.to, err = parsePaths(of.texts); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", of.key, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &sampler{Config: c, known: table.New(c.MaxKeys, 1, readPassed)}, nil
+	s.known = table.New(c.MaxKeys, 1, readPassed)
+	return s, nil
 }
 
 func (c Config) validate() []error {
@@ -113,6 +143,7 @@ func (c Config) validate() []error {
 	want(c.Force.IsZero() || c.Force.InPayload() || strings.HasPrefix(c.Force.String(), "header:"),
 		"force: want field:<path> or header:<name>, got %s", c.Force)
 	want(c.Content.IsZero() || c.OnChange, "content: only on_change: true compares it")
+	want(len(c.Compare)+len(c.Ignore) == 0 || c.OnChange, "compare, ignore: only on_change: true compares them")
 	want(c.Forget >= c.Every, "forget: must not be less than every (%s)", c.Every)
 	want(c.MaxKeys > 0, "max_keys: want 1 or more")
 	if c.Filter != "" {
@@ -168,20 +199,6 @@ func splay(key string, every int64) int64 {
 	_, _ = h.Write([]byte(key)) // never fails
 	const steps = 1000
 	return every / 10 * int64(h.Sum64()%(steps+1)) / steps
-}
-
-// content is a hash of what on_change compares.
-func (s *sampler) content(m streams.Msg) uint64 {
-	raw := m.Data
-	if !s.Content.IsZero() {
-		raw, _ = s.Content.Raw(m)
-	} else if p, ok := field.Find(m.Data, "protocol"); ok && strings.HasPrefix(string(p), adapterPrefix) {
-		if data, ok := field.Find(m.Data, "data"); ok {
-			raw = data
-		}
-	}
-	sum := sha256.Sum256(raw)
-	return binary.LittleEndian.Uint64(sum[:])
 }
 
 // forget drops keys that are due.

@@ -41,7 +41,9 @@ const (
 
 // Source reads a stream of the domain, limited to the subjects of the filter
 // unless it is empty. If durable is not empty, a consumer of that name shows
-// the position to operators: see [streams.Cursor.Done].
+// the position to operators: see [streams.Cursor.Done]. Who has none needs no
+// permission to delete consumers: what its cursors have used is removed by the
+// broker, a minute after they were closed.
 func (d *Domain) Source(stream, durable, filter string) streams.Source {
 	return &source{d: d, stream: stream, durable: durable, filter: filter}
 }
@@ -189,7 +191,9 @@ func (c *cursor) drop() {
 	}
 	// Both fail only on a closed connection.
 	_ = c.sub.Unsubscribe()
-	_ = c.d.nc.Publish(c.d.prefix+"CONSUMER.DELETE."+c.stream+"."+c.name, nil)
+	if c.durable != "" {
+		_ = c.d.nc.Publish(c.d.prefix+"CONSUMER.DELETE."+c.stream+"."+c.name, nil)
+	}
 	c.mu.Lock()
 	c.sub = nil
 	c.mu.Unlock()

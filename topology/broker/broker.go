@@ -8,13 +8,12 @@
 //
 //	jetstream/     the streams
 //	keys/<user>.nk the seed of each user's key, readable by the owner only
+//	tls/server.pem its certificate and key, where a development CA issues them
 //	ports.json     the ports that were chosen, so that clients find it again
 //	lock           held while a process uses the store
 package broker
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +30,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/weirhq/weir/streams"
+	"github.com/weirhq/weir/streams/jetstream/certs"
 	"github.com/weirhq/weir/topology"
 )
 
@@ -118,8 +118,11 @@ type Uplink struct {
 	// LinkUser, the public half of which the other side has to know.
 	Creds string
 	// CA is a PEM file of those who may have signed the certificate of the
-	// other side; default those of the system. It makes TLS a must.
+	// other side; default those of the system. It makes TLS a must, and so does
+	// a URL that begins with tls://.
 	CA string
+	// ServerName is what that certificate has to be for; default the host of the URL.
+	ServerName string
 	// Deny are subjects that never cross in either direction, whatever the
 	// other side permits.
 	Deny []string
@@ -154,6 +157,11 @@ type Options struct {
 	// it, so links and programs do not depend on it.
 	Callout bool
 
+	// TLS is how the broker proves who it is, to clients and links alike. Nil
+	// is what Authority issues, and without that no TLS.
+	TLS       *TLS
+	Authority *Authority
+
 	Logger *slog.Logger // default slog.Default()
 }
 
@@ -169,6 +177,12 @@ type Broker struct {
 	lock       *os.File
 	stop       sync.Once
 	linkWanted bool
+
+	tls     *TLS            // nil without
+	proof   *certs.Keeper   // of who this broker is; nil without TLS
+	far     *certs.Keeper   // of who its uplink is; nil without TLS
+	opts    *server.Options // as they were given to the server
+	unwatch func()
 }
 
 // Start starts a broker and returns when clients can connect. The link to the
@@ -194,7 +208,7 @@ func start(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		overlay: o.Overlay, domain: o.Domain, store: o.Store,
-		users: make(map[string]User), names: make(map[string]string), lock: lock, linkWanted: o.Uplink != nil,
+		users: make(map[string]User), names: make(map[string]string), lock: lock, linkWanted: o.Uplink != nil, unwatch: func() {},
 	}
 	if err := b.run(o); err != nil {
 		b.Stop()
@@ -234,7 +248,7 @@ func (o *Options) settle() error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return nil
+	return o.TLS.settle()
 }
 
 // accounts is the part of a server's configuration that its options cannot
@@ -281,11 +295,15 @@ func (b *Broker) run(o Options) error {
 	if err := b.authorize(opts, o); err != nil {
 		return err
 	}
+	if err := b.prove(opts, &o); err != nil {
+		return err
+	}
 	if o.Uplink != nil {
 		if err := b.link(opts, o); err != nil {
 			return err
 		}
 	}
+	b.opts = opts.Clone()
 
 	srv, err := server.NewServer(opts)
 	if err != nil {
@@ -306,7 +324,11 @@ func (b *Broker) run(o Options) error {
 		// The server writes the port that it found back to its options.
 		b.leaf = net.JoinHostPort(opts.LeafNode.Host, port(opts.LeafNode.Port))
 	}
-	return b.savePorts()
+	if err := b.savePorts(); err != nil {
+		return err
+	}
+	b.watch(o)
+	return nil
 }
 
 // authorize makes the users of the broker and those of its leaves.
@@ -402,29 +424,23 @@ func (b *Broker) link(opts *server.Options, o Options) error {
 	if err := b.introduce(remote, o); err != nil {
 		return err
 	}
-	if o.Uplink.CA != "" {
-		pem, err := os.ReadFile(o.Uplink.CA)
-		if err != nil {
-			return fmt.Errorf("uplink: CA: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("uplink: CA: %s holds no certificate", o.Uplink.CA)
-		}
-		remote.TLSConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-		remote.TLSTimeout = authTimeout.Seconds()
-	}
-	quiet := true
+	quiet, secure := true, o.Uplink.CA != ""
 	for _, raw := range o.Uplink.URLs {
 		u, err := url.Parse(raw)
 		if err != nil {
 			return fmt.Errorf("uplink: %w", err)
 		}
 		remote.URLs = append(remote.URLs, u)
+		secure = secure || u.Scheme == "tls"
 		quiet = quiet && loopback(u.Hostname())
 	}
 	if len(remote.URLs) == 0 {
 		return errors.New("uplink: no URL given")
+	}
+	if secure {
+		if err := b.verify(remote, o); err != nil {
+			return err
+		}
 	}
 	remote.Compression.Mode = compression(quiet)
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
@@ -475,14 +491,14 @@ func loopback(host string) bool {
 func (b *Broker) Domain() string { return b.domain }
 
 // ClientURL is where clients connect.
-func (b *Broker) ClientURL() string { return "nats://" + reachable(b.client) }
+func (b *Broker) ClientURL() string { return b.scheme("nats") + reachable(b.client) }
 
 // LeafURL is where other brokers link to this one, or "" if none may.
 func (b *Broker) LeafURL() string {
 	if b.leaf == "" {
 		return ""
 	}
-	return "nats-leaf://" + reachable(b.leaf)
+	return b.scheme("nats-leaf") + reachable(b.leaf)
 }
 
 // Linked says whether the link to the uplink stands.
@@ -541,6 +557,7 @@ func (b *Broker) Connect(user string, opts ...nats.Option) (*nats.Conn, error) {
 // nothing of it runs any more. It may be called more than once.
 func (b *Broker) Stop() {
 	b.stop.Do(func() {
+		b.unwatch()
 		if b.srv != nil {
 			b.srv.Shutdown()
 			b.srv.WaitForShutdown()

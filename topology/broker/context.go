@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,9 @@ type natsContext struct {
 	Description string `json:"description"`
 	URL         string `json:"url"`
 	NKey        string `json:"nkey"`
+	CA          string `json:"ca,omitempty"`
+	Cert        string `json:"cert,omitempty"`
+	Key         string `json:"key,omitempty"`
 	InboxPrefix string `json:"inbox_prefix"`
 }
 
@@ -24,8 +28,8 @@ type natsContext struct {
 //
 //	XDG_CONFIG_HOME=<dir> nats --context <name> stream ls
 //
-// works while the broker runs. It refers to the seed of the user and does not
-// hold it.
+// works while the broker runs. It refers to the seed of the user and to the CA,
+// and holds neither.
 func (b *Broker) WriteContext(dir, name, user string) error {
 	if err := b.writeContext(dir, name, user); err != nil {
 		return fmt.Errorf("NATS context %q: %w", name, err)
@@ -41,12 +45,27 @@ func (b *Broker) writeContext(dir, name, user string) error {
 	if name == "" || strings.ContainsAny(name, `/\`) || strings.Contains(name, "..") {
 		return errors.New("not a name for a context")
 	}
-	data, err := json.MarshalIndent(natsContext{
+	c := natsContext{
 		Description: "weir overlay " + b.overlay + " as " + user,
 		URL:         b.ClientURL(),
 		NKey:        b.KeyFile(user),
 		InboxPrefix: u.Inbox,
-	}, "", "  ")
+	}
+	if b.tls != nil {
+		c.CA = b.tls.CA
+		if b.tls.Verify {
+			c.Cert, c.Key = b.tls.Cert, b.tls.Key
+		}
+		// A context cannot say by which name to verify, but where to connect.
+		if name := b.serverName(); name != "" {
+			_, p, err := net.SplitHostPort(b.client)
+			if err != nil {
+				return err
+			}
+			c.URL = b.scheme("nats") + net.JoinHostPort(name, p)
+		}
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,31 @@ func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(l.text(format
 
 func (l *serverLog) Warnf(format string, v ...any) { l.say(l.log.Warn, format, v) }
 
-func (l *serverLog) Errorf(format string, v ...any) { l.say(l.log.Error, format, v) }
+// replaced is what a server says to a link, and of it, when the same overlay has
+// linked again. After a break that only one side has noticed that is how things
+// go on.
+const replaced = "Duplicate Remote LeafNode Connection"
+
+// Errorf makes warnings of links that come again, and of clients that do not get
+// through the handshake of TLS: it is they who have to do something, and anybody
+// can be one. Who only looks whether somebody listens is not worth a word.
+func (l *serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(text, replaced) {
+		l.say(l.log.Warn, format, v)
+		return
+	}
+	switch _, why, ok := strings.Cut(text, "- TLS handshake error: "); {
+	case !ok:
+		l.say(l.log.Error, format, v)
+	case strings.HasPrefix(why, "EOF"), strings.Contains(why, "connection reset"), strings.Contains(why, "broken pipe"):
+		l.Debugf(format, v...)
+	case strings.HasPrefix(why, "remote error: "):
+		l.say(l.log.Warn, format+" (the client does not believe the certificate of this broker)", v)
+	default:
+		l.say(l.log.Warn, format, v)
+	}
+}
 
 // Fatalf is not logged while the server starts: it is the error of the start.
 func (l *serverLog) Fatalf(format string, v ...any) {

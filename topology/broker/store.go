@@ -20,10 +20,21 @@ import (
 
 func port(n int) string { return strconv.Itoa(n) }
 
-// ports is what is kept in ports.json.
+// ports is what is kept in ports.json: all that other processes of the machine
+// have to know in order to connect.
 type ports struct {
-	Client int `json:"client"`
-	Leaf   int `json:"leaf,omitempty"`
+	Client int    `json:"client"`
+	Leaf   int    `json:"leaf,omitempty"`
+	TLS    *proof `json:"tls,omitempty"` // nil without TLS
+}
+
+// proof is what is needed to believe that the broker is the right one and,
+// where it wants to know, to show who connects.
+type proof struct {
+	CA   string `json:"ca,omitempty"` // file; "" is the list of the system
+	Cert string `json:"cert,omitempty"`
+	Key  string `json:"key,omitempty"`
+	Name string `json:"name,omitempty"` // that the certificate is for, where it is not for the address
 }
 
 const portsFile = "ports.json"
@@ -100,6 +111,12 @@ func (b *Broker) savePorts() error {
 		}
 		if *to, err = strconv.Atoi(s); err != nil {
 			return fmt.Errorf("ports: %w", err)
+		}
+	}
+	if b.tls != nil {
+		p.TLS = &proof{CA: b.tls.CA, Name: b.serverName()}
+		if b.tls.Verify {
+			p.TLS.Cert, p.TLS.Key = b.tls.Cert, b.tls.Key
 		}
 	}
 	data, err := json.Marshal(p)
@@ -210,7 +227,12 @@ func makeSeed(file string, create func() (nkeys.KeyPair, error)) error {
 		return err
 	}
 	defer clear(seed)
-	tmp, err := writeTemp(file, seed)
+	return createFile(file, seed)
+}
+
+// createFile writes a file that stays as it is if it is there already.
+func createFile(file string, data []byte) error {
+	tmp, err := writeTemp(file, data)
 	if err != nil {
 		return err
 	}

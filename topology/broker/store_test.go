@@ -148,8 +148,8 @@ func TestStoreIsLocked(t *testing.T) {
 		}
 		t.Errorf("broker on the store of another process: %v", err)
 	}
-	if url, _, err := broker.Addresses(o.Store, o.Listen, o.Leaf); err != nil || url != b.ClientURL() {
-		t.Errorf("broker of another process is at %s, %v; want %s", url, err, b.ClientURL())
+	if at, err := broker.Find(o.Store, o.Listen, o.Leaf); err != nil || at.Client != b.ClientURL() {
+		t.Errorf("broker of another process is at %s, %v; want %s", at.Client, err, b.ClientURL())
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -504,7 +504,7 @@ func TestBrokenPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := broker.Start(o)
-	_, _, other := broker.Addresses(o.Store, "", "")
+	_, other := broker.Find(o.Store, "", "")
 	for _, err := range []error{err, other} {
 		if err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("got %v", err)
@@ -542,6 +542,38 @@ func TestLogSpeaksOfRoles(t *testing.T) {
 	}
 	if strings.Count(text, "one.x") != 1 || strings.Count(text, "two.x") != 1 {
 		t.Errorf("want each subject once:\n%s", text)
+	}
+}
+
+// TestLinkComesAgain: a link takes the place of one that its hub holds to be
+// alive, as after a break that only the cell has noticed. That is no error.
+func TestLinkComesAgain(t *testing.T) {
+	var log logBuffer
+	cell := single(t)
+	key, err := broker.PublicKey(cell.Store, broker.LinkUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := os.ReadFile(broker.KeyFile(cell.Store, broker.LinkUser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := single(t)
+	o.Overlay, o.Logger = "hub", slog.New(slog.NewTextHandler(&log, nil))
+	o.Leaves = []broker.Leaf{{Overlay: "solo", PublicKey: key, Permissions: broker.Permissions{Publish: []string{"a"}, Subscribe: []string{"a"}}}}
+	hub := mustStart(t, o)
+	cell.Uplink = &broker.Uplink{URLs: []string{hub.LeafURL()}}
+	first := mustStart(t, cell)
+	eventually(t, "the first link", first.Linked)
+	cell.Store = filepath.Join(t.TempDir(), "again")
+	if err := errors.Join(os.MkdirAll(filepath.Join(cell.Store, "keys"), 0o700),
+		os.WriteFile(broker.KeyFile(cell.Store, broker.LinkUser), seed, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	mustStart(t, cell)
+	eventually(t, "the hub says so", func() bool { return strings.Contains(log.String(), "Duplicate Remote LeafNode Connection") })
+	if text := log.String(); strings.Contains(text, "level=ERROR") || !strings.Contains(text, "link of overlay solo") {
+		t.Errorf("logged:\n%s", text)
 	}
 }
 

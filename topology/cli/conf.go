@@ -66,12 +66,12 @@ func conf(f *topology.File, o *topology.Overlay, keys string) ([]byte, error) {
 	known := map[string]bool{}
 	key := func(overlay, user, name string) string {
 		if keys != "" && failed == nil && !known[name] {
-			make := broker.PublicKey
-			if user == broker.CalloutIssuer {
-				make = func(store, _ string) (string, error) { return broker.CalloutKey(store) }
-			}
 			var public string
-			public, failed = make(filepath.Join(keys, overlay), user)
+			if store := filepath.Join(keys, overlay); user == broker.CalloutIssuer {
+				public, failed = broker.CalloutKey(store)
+			} else {
+				public, failed = broker.PublicKey(store, user)
+			}
 			fmt.Fprintf(&defined, "%s: %s\n", name, public)
 			known[name] = true
 		}

@@ -138,20 +138,16 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 	gather := (&config.File{Facts: config.Facts{Machine: true}, Collectives: []string{server.DefaultCollective}}).Gather(build(), nil)
 	settings := server.Settings{Every: m.interval}
 	if first {
-		identity := thisMachine()
-		node, err := server.New(server.Options{
-			Identity: identity, Settings: settings, Conn: server.NATS{Conn: nc}, Gather: gather,
-			Wrap: server.RequestOf(identity, server.DefaultCollective), Log: m.log.With("overlay", s.overlay.Name, "node", identity),
-		})
+		own, err := m.thisNode(ctx, s, nc, settings, gather)
 		if err != nil {
 			return p, nc.Close, err
 		}
-		p.add(1, one{node, nc})
+		p.add(1, own)
 	}
 	if m.upOptions.nodes > 0 {
 		sim, err := server.NewSimulation(ctx, server.SimulationOptions{
 			Prefix: "sim-" + s.overlay.Name, Nodes: m.upOptions.nodes, Settings: settings, Gather: gather, ChangeEvery: changeEvery,
-			Wrap:    server.Request(server.DefaultCollective),
+			Wrap:    server.Request(server.DefaultCollective, m.org.credentials),
 			Connect: func(string) (server.Conn, func(), error) { return server.NATS{Conn: nc}, nil, nil },
 			Log:     m.log.With("overlay", s.overlay.Name),
 		})
@@ -161,6 +157,38 @@ func (m *machine) populate(ctx context.Context, s *site, record *recorder) (p *p
 		p.add(m.upOptions.nodes, many{sim, nc})
 	}
 	return p, nc.Close, nil
+}
+
+// calloutPatience is how long this machine waits for who would let it in.
+const calloutPatience = 10 * time.Second
+
+// thisNode is this machine. Where the broker asks a callout who connects, it comes
+// with a token of its own, as machines elsewhere do.
+func (m *machine) thisNode(ctx context.Context, s *site, shared *nats.Conn, settings server.Settings, gather server.Gather) (one, error) {
+	identity := thisMachine()
+	mine := func() (server.Credentials, error) { return m.org.credentials(identity) }
+	nc, end := shared, func() {}
+	if ready := s.runner.Plays(topology.RoleCallout); ready != nil && s.broker != nil {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+		case <-time.After(calloutPatience): // it says why in the log
+		}
+		var err error
+		if nc, err = s.connectNode(identity, append(server.Login(mine), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(true))...); err != nil {
+			return one{}, err
+		}
+		end = nc.Close
+	}
+	node, err := server.New(server.Options{
+		Identity: identity, Settings: settings, Conn: server.NATS{Conn: nc}, Gather: gather,
+		Wrap: server.RequestOf(identity, server.DefaultCollective, mine), Log: m.log.With("overlay", s.overlay.Name, "node", identity),
+	})
+	if err != nil {
+		end()
+		return one{}, err
+	}
+	return one{node, nc, end}, nil
 }
 
 func (p *population) add(n int, who member) {
@@ -226,10 +254,12 @@ func (s *straight) killed() []string { return nil }
 type one struct {
 	*server.Node
 
-	nc *nats.Conn
+	nc  *nats.Conn
+	end func() // of the connection
 }
 
 func (o one) run(ctx context.Context) error {
+	defer o.end()
 	stop := follow(o.nc, o.Connected, o.Disconnected)
 	defer stop()
 	o.Run(ctx)

@@ -56,18 +56,25 @@ so on standard error, and systemd is told if it has started the process.`,
 			if err := settleStores(f, store); err != nil {
 				return err
 			}
+			if err := believeStore(f, store); err != nil {
+				return err
+			}
 			ctx, stop := untilStopped(cmd.Context(), length)
 			defer stop()
 			defer heapFloor()()
 			errs := newErrorLog(logger(cmd.ErrOrStderr(), slog.LevelInfo, verbose).Handler())
 			log := slog.New(errs)
-			s, err := newSite(ctx, f, o, parts, log)
+			ca, err := authority(store)
+			if err != nil {
+				return err
+			}
+			s, err := newSite(ctx, f, o, parts, ca, log)
 			defer s.close()
 			defer func() { doc.Warnings, doc.Errors = errs.texts(slog.LevelWarn), errs.texts(slog.LevelError) }()
 			if err != nil {
 				return err
 			}
-			defer func() { doc.OverlayReport = s.runner.Report(context.WithoutCancel(ctx)) }()
+			defer func() { doc.OverlayReport = s.report(context.WithoutCancel(ctx)) }()
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)

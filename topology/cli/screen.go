@@ -210,11 +210,11 @@ func programLine(p topology.ProgramReport) string {
 	if !p.Running {
 		return "stopped: " + cmp.Or(p.LastError, "starting")
 	}
-	line := "running"
+	line := []string{"running"}
 	for _, name := range slices.Sorted(maps.Keys(p.Counts)) {
-		line += fmt.Sprintf(", %d %s", p.Counts[name], name)
+		line = append(line, fmt.Sprintf("%d %s", p.Counts[name], name))
 	}
-	return line
+	return strings.Join(line, ", ")
 }
 
 func size(n uint64) string {

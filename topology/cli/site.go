@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/weirhq/weir/streams/jetstream"
+	"github.com/weirhq/weir/streams/jetstream/certs"
 	"github.com/weirhq/weir/topology"
 	"github.com/weirhq/weir/topology/broker"
 )
@@ -23,6 +24,7 @@ type site struct {
 	file    *topology.File
 	overlay *topology.Overlay
 	log     *slog.Logger
+	ca      *broker.Authority // issues the certificate of an embedded broker, if it was made
 
 	broker *broker.Broker // nil when it is elsewhere
 	nc     *nats.Conn     // as the role runner
@@ -31,8 +33,8 @@ type site struct {
 
 // newSite brings an overlay up as far as its connection. The site has to be
 // closed, also after an error.
-func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, parts topology.Parts, log *slog.Logger) (*site, error) {
-	s := &site{file: f, overlay: o, log: log}
+func newSite(ctx context.Context, f *topology.File, o *topology.Overlay, parts topology.Parts, ca *broker.Authority, log *slog.Logger) (*site, error) {
+	s := &site{file: f, overlay: o, log: log, ca: ca}
 	err := s.open(ctx)
 	if err == nil {
 		host, _ := os.Hostname() // only a name for operators
@@ -69,7 +71,7 @@ func (s *site) open(ctx context.Context) error {
 		elsewhere := false
 		var err error
 		if s.overlay.Broker.Embedded != nil {
-			s.broker, err = startBroker(s.file, s.overlay, s.log)
+			s.broker, err = s.startBroker() //nolint:contextcheck // a broker runs until it is stopped
 			elsewhere = errors.Is(err, broker.ErrInUse)
 		}
 		if elsewhere && !told {
@@ -82,7 +84,8 @@ func (s *site) open(ctx context.Context) error {
 		// The other process may not have said yet where it listens, or be gone by
 		// now; and an uplink that was started a moment ago has no ports yet. A
 		// file that an operator has to bring is not waited for.
-		again := elsewhere || errors.Is(err, fs.ErrNotExist) && !errors.Is(err, jetstream.ErrOptions)
+		brought := errors.Is(err, jetstream.ErrOptions) || errors.Is(err, certs.ErrFiles)
+		again := elsewhere || errors.Is(err, fs.ErrNotExist) && !brought
 		if err == nil || !again || time.Since(began) > patience {
 			return err
 		}
@@ -118,7 +121,7 @@ func (s *site) takeOver(ctx context.Context) {
 			return
 		case <-time.After(takeOverEvery):
 		}
-		b, err := startBroker(s.file, s.overlay, s.log)
+		b, err := s.startBroker() //nolint:contextcheck // a broker runs until it is stopped
 		if err == nil {
 			s.log.Warn("the process with the embedded broker is gone, it runs here now", "overlay", s.overlay.Name)
 			s.broker = b
@@ -146,7 +149,7 @@ func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 	opts := jetstream.Options{
 		URLs: b.URLs, Context: b.Context, Creds: b.Creds, NKey: b.NKey, CA: b.TLS.CA, Cert: b.TLS.Cert, Key: b.TLS.Key,
 		Name: "weir " + s.overlay.Name + " " + user, Inbox: topology.Inbox(s.overlay.Name, user),
-		Extra: append(s.observe(), extra...),
+		Extra: append(s.observe(), extra...), Log: s.log.With("overlay", s.overlay.Name),
 	}
 	switch {
 	case s.broker != nil:
@@ -156,11 +159,12 @@ func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 		}
 		opts.Extra = append(opts.Extra, in...)
 	case b.Embedded != nil:
-		client, _, err := broker.Addresses(b.Embedded.Store, b.Embedded.Listen, b.Embedded.Leaf)
+		at, err := broker.Find(b.Embedded.Store, b.Embedded.Listen, b.Embedded.Leaf)
 		if err != nil {
 			return nil, err
 		}
-		opts.URLs, opts.NKey = []string{client}, s.keyFile(user)
+		opts.URLs, opts.NKey = []string{at.Client}, s.keyFile(user)
+		opts.CA, opts.Cert, opts.Key, opts.ServerName = at.CA, at.Cert, at.Key, at.ServerName
 	}
 	if b.Keys != "" {
 		opts.NKey = s.keyFile(user)
@@ -174,6 +178,20 @@ func (s *site) connect(user string, extra ...nats.Option) (*nats.Conn, error) {
 		return nil, &ExitError{Code: code, Err: fmt.Errorf("overlay %s: %w", s.overlay.Name, err)}
 	}
 	return nc, nil
+}
+
+// connectNode connects to the broker of this process as nodes do: over the network,
+// and proving who one is by the options.
+func (s *site) connectNode(identity string, extra ...nats.Option) (*nats.Conn, error) {
+	e := s.overlay.Broker.Embedded
+	at, err := broker.Find(e.Store, e.Listen, e.Leaf)
+	if err != nil {
+		return nil, err
+	}
+	return jetstream.Connect(jetstream.Options{
+		URLs: []string{at.Client}, CA: at.CA, ServerName: at.ServerName, Name: identity,
+		Log: s.log.With("overlay", s.overlay.Name), Extra: append(s.observe(), extra...),
+	})
 }
 
 // observe logs what happens to a connection, once for each change.
@@ -198,12 +216,19 @@ func (s *site) observe() []nats.Option {
 	}
 }
 
-// startBroker starts the embedded broker of an overlay with the users, leaves
-// and link that the topology gives it.
-func startBroker(f *topology.File, o *topology.Overlay, log *slog.Logger) (*broker.Broker, error) {
-	e := o.Broker.Embedded
+// startBroker starts the embedded broker of the overlay with the users, leaves
+// and link that the topology gives it. Its certificate is that of the topology,
+// or is issued by the development CA that "up" has made among the stores.
+func (s *site) startBroker() (*broker.Broker, error) {
+	f, o, e := s.file, s.overlay, s.overlay.Broker.Embedded
 	opts := broker.Options{
-		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync, Logger: log,
+		Overlay: o.Name, Domain: o.Domain(), Store: e.Store, Listen: e.Listen, Leaf: e.Leaf, Sync: e.Sync, Logger: s.log,
+	}
+	switch {
+	case e.TLS != nil:
+		opts.TLS = &broker.TLS{Cert: e.TLS.Cert, Key: e.TLS.Key, CA: e.TLS.CA, Verify: e.TLS.Verify}
+	case s.ca.Exists():
+		opts.Authority = s.ca
 	}
 	opts.Users, opts.Callout = brokerUsers(f, o), o.Program(topology.RoleCallout) != nil
 	for _, l := range topology.Links(f) {
@@ -222,7 +247,11 @@ func startBroker(f *topology.File, o *topology.Overlay, log *slog.Logger) (*brok
 			opts.Uplink = up
 		}
 	}
-	return broker.Start(opts)
+	b, err := broker.Start(opts)
+	if errors.Is(err, certs.ErrFiles) {
+		err = &ExitError{Code: ExitRejected, Err: err}
+	}
+	return b, err
 }
 
 // brokerUsers are the users that the topology gives the broker of an overlay.
@@ -254,13 +283,36 @@ func uplinkOf(f *topology.File, o *topology.Overlay, l topology.Link) (*broker.U
 	up := f.Overlay(l.Uplink).Broker
 	out := &broker.Uplink{URLs: up.LeafURLs, Deny: l.Private, Creds: o.Broker.Embedded.LinkCreds, CA: up.TLS.CA}
 	if up.Embedded != nil {
-		_, leaf, err := broker.Addresses(up.Embedded.Store, up.Embedded.Listen, up.Embedded.Leaf)
+		at, err := broker.Find(up.Embedded.Store, up.Embedded.Listen, up.Embedded.Leaf)
 		if err != nil {
 			return nil, fmt.Errorf("overlay %s: uplink %s: %w", o.Name, l.Uplink, err)
 		}
-		out.URLs = []string{leaf}
+		out.URLs, out.CA, out.ServerName = []string{at.Leaf}, at.CA, at.ServerName
 	}
 	return out, nil
+}
+
+// report is that of the runner, with what is known of a broker in this process.
+func (s *site) report(ctx context.Context) topology.OverlayReport {
+	if s.runner == nil {
+		return nothing(s.overlay)
+	}
+	rep := s.runner.Report(ctx)
+	if b := s.broker; b != nil {
+		if s.overlay.Uplink != "" {
+			linked := b.Linked()
+			rep.Linked = &linked
+		}
+		if at := b.CertificateExpires(); !at.IsZero() {
+			rep.CertificateExpires = &at
+		}
+	}
+	return rep
+}
+
+// authority is the development CA among the stores of embedded brokers.
+func authority(store string) (*broker.Authority, error) {
+	return broker.NewAuthority(filepath.Join(store, "tls"))
 }
 
 // settleStores makes the stores of embedded brokers absolute, below dir.

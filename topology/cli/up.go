@@ -19,6 +19,7 @@ import (
 
 	"github.com/weirhq/weir/deploy"
 	"github.com/weirhq/weir/topology"
+	"github.com/weirhq/weir/topology/broker"
 )
 
 // upOptions are the flags of the verb "up".
@@ -49,6 +50,9 @@ func Up(parts topology.Parts) *cobra.Command {
 		Long: `Up runs every overlay of a topology in one process: the embedded brokers, the
 stages, this machine as a node of the first overlay that has nodes, and
 simulated nodes in all of them. Without a file it runs a hub and two cells.
+
+Brokers have TLS. Those that the topology gives no certificate get one of a
+development CA, which is made on the first start and stays in the store.
 
 What it stores is kept in the store, and the next start goes on from there.`,
 		Example: "  weir up\n  weir up --nodes 500 --for 20s --json\n" +
@@ -96,6 +100,7 @@ func emptyUp() UpReport {
 type machine struct {
 	upOptions
 	file    *topology.File
+	org     *organization
 	sites   []*site
 	nodes   []*population
 	heard   *advisories
@@ -120,6 +125,13 @@ func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, erro
 	if err := findings.Err(); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
+	org, err := newOrganization(o.store)
+	if err != nil {
+		return emptyUp(), err
+	}
+	if err := believe(f, org.public); err != nil {
+		return emptyUp(), err
+	}
 	if err := o.configure(f, parts); err != nil {
 		return emptyUp(), &ExitError{Code: ExitRejected, Err: err}
 	}
@@ -134,7 +146,7 @@ func (o upOptions) run(cmd *cobra.Command, parts topology.Parts) (UpReport, erro
 	out := cmd.OutOrStdout()
 	screen := newScreen(out, !o.asJSON)
 	errs := newErrorLog(logger(screen.log(cmd.ErrOrStderr()), slog.LevelWarn, o.verbose).Handler())
-	m := &machine{upOptions: o, file: f, heard: newAdvisories(), started: time.Now(), log: slog.New(errs), errors: errs}
+	m := &machine{upOptions: o, file: f, org: org, heard: newAdvisories(), started: time.Now(), log: slog.New(errs), errors: errs}
 
 	ctx, stop := untilStopped(cmd.Context(), o.length)
 	defer stop()
@@ -221,8 +233,15 @@ func (m *machine) run(ctx context.Context, parts topology.Parts, out io.Writer, 
 			s.close()
 		}
 	}()
+	ca, err := authority(m.store)
+	if err == nil {
+		err = ca.Make()
+	}
+	if err != nil {
+		return m.report(ctx), err
+	}
 	for _, o := range topology.UplinksFirst(m.file) {
-		s, err := newSite(ctx, m.file, o, parts, m.log)
+		s, err := newSite(ctx, m.file, o, parts, ca, m.log)
 		m.sites = append(m.sites, s)
 		if err != nil {
 			return m.report(ctx), err
@@ -231,7 +250,7 @@ func (m *machine) run(ctx context.Context, parts topology.Parts, out io.Writer, 
 			return m.report(ctx), fmt.Errorf("store %s is in use by another process; give this one a --store of its own", e.Store)
 		}
 	}
-	if err := m.introduce(out); err != nil {
+	if err := m.introduce(out, ca); err != nil {
 		return m.report(ctx), err
 	}
 
@@ -274,13 +293,16 @@ func (m *machine) run(ctx context.Context, parts topology.Parts, out io.Writer, 
 		for j := range min(len(o.Stages), len(rep.Overlays[i].Stages)) {
 			rep.Overlays[i].Stages[j].Active = o.Stages[j].Active
 		}
+		for j := range min(len(o.Programs), len(rep.Overlays[i].Programs)) {
+			rep.Overlays[i].Programs[j].Running = o.Programs[j].Running
+		}
 	}
 	screen.last(rep)
 	return rep, err
 }
 
 // introduce says where everything is and writes the NATS contexts.
-func (m *machine) introduce(out io.Writer) error {
+func (m *machine) introduce(out io.Writer, ca *broker.Authority) error {
 	dir, err := filepath.Abs(m.store)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -302,7 +324,8 @@ func (m *machine) introduce(out io.Writer) error {
 			fmt.Fprintf(out, "  %-8s %s   nats --context %s\n", s.overlay.Name, s.broker.ClientURL(), m.file.Name+"-"+s.overlay.Name)
 		}
 	}
-	fmt.Fprintf(out, "for the nats command: export XDG_CONFIG_HOME=%s\n\n", dir)
+	fmt.Fprintf(out, "for the nats command: export XDG_CONFIG_HOME=%s\n", dir)
+	fmt.Fprintf(out, "other programs verify the brokers by the CA in %s\n\n", ca.CA())
 	return nil
 }
 
@@ -399,17 +422,7 @@ func (m *machine) report(ctx context.Context) UpReport {
 	}
 	var wg sync.WaitGroup
 	for i, s := range m.sites {
-		rep.Overlays[i] = nothing(s.overlay)
-		if s.runner == nil {
-			continue
-		}
-		wg.Go(func() {
-			rep.Overlays[i] = s.runner.Report(ctx)
-			if s.broker != nil && s.overlay.Uplink != "" {
-				linked := s.broker.Linked()
-				rep.Overlays[i].Linked = &linked
-			}
-		})
+		wg.Go(func() { rep.Overlays[i] = s.report(ctx) })
 	}
 	wg.Wait()
 	for _, o := range rep.Overlays {

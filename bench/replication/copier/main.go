@@ -8,18 +8,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weirhq/weir/bench/bare"
 )
 
 type settings struct {
@@ -56,33 +56,25 @@ func main() {
 	}
 }
 
-func (s settings) connect(url, key string) (*nats.Conn, error) {
-	opt, err := nats.NkeyOptionFromSeed(key)
-	if err != nil {
-		return nil, err
-	}
-	return nats.Connect(url, opt, nats.Name("copier"), nats.CustomInboxPrefix(s.inbox))
-}
-
 func (s settings) run(ctx context.Context) error {
-	source, err := s.connect(s.from, s.fromKey)
+	source, err := bare.Connect(s.from, s.fromKey, "copier", s.inbox)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
 	target := source
 	if s.to != "" {
-		if target, err = s.connect(s.to, s.toKey); err != nil {
+		if target, err = bare.Connect(s.to, s.toKey, "copier", s.inbox); err != nil {
 			return err
 		}
 		defer target.Close()
 	}
-	var out publisher
+	var out bare.Publisher
 	switch s.mode {
 	case "raw":
-		out, err = newRaw(target, s.window)
+		out, err = bare.NewRaw(target, s.window)
 	case "async":
-		out, err = newAsync(target, s.window)
+		out, err = bare.NewAsync(target, s.window)
 	default:
 		err = fmt.Errorf("no mode %q", s.mode)
 	}
@@ -111,7 +103,7 @@ func (s settings) run(ctx context.Context) error {
 				return
 			}
 		}
-		if err := out.publish(ctx, to); err != nil {
+		if err := out.Publish(ctx, to); err != nil {
 			left = 0
 			failed <- err
 			return
@@ -129,7 +121,7 @@ func (s settings) run(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	return errors.Join(err, out.drain(ctx))
+	return errors.Join(err, out.Drain(ctx))
 }
 
 // addOrigin says in the headers of a copy which message it is a copy of.
@@ -145,107 +137,4 @@ func addOrigin(to *nats.Msg, m jetstream.Msg) error {
 	to.Header.Set(jetstream.MsgIDHeader, meta.Stream+"."+seq)
 	to.Header.Set("Copied-From", meta.Stream+" "+seq+" "+strconv.FormatInt(meta.Timestamp.UnixNano(), 10))
 	return nil
-}
-
-// publisher stores messages, with a bounded number of them unacknowledged.
-type publisher interface {
-	publish(ctx context.Context, m *nats.Msg) error
-	drain(ctx context.Context) error
-}
-
-// raw publishes with a reply subject that all messages share and counts the
-// answers: the cheapest acknowledged way.
-type raw struct {
-	nc     *nats.Conn
-	reply  string
-	window int
-
-	mu      sync.Mutex
-	free    sync.Cond
-	pending int
-	err     error
-}
-
-func newRaw(nc *nats.Conn, window int) (*raw, error) {
-	r := &raw{nc: nc, reply: nc.NewInbox(), window: window}
-	r.free.L = &r.mu
-	sub, err := nc.Subscribe(r.reply, r.answer)
-	if err != nil {
-		return nil, err
-	}
-	return r, sub.SetPendingLimits(-1, -1)
-}
-
-func (r *raw) answer(m *nats.Msg) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m.Header != nil || bytes.Contains(m.Data, []byte(`"error"`)) {
-		r.err = fmt.Errorf("refused: %s %s", m.Header.Get("Status"), m.Data)
-	}
-	r.pending--
-	r.free.Signal()
-}
-
-// wait returns when at most so many messages are unacknowledged.
-func (r *raw) wait(ctx context.Context, limit int) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pending > limit {
-		defer context.AfterFunc(ctx, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.free.Broadcast()
-		})()
-	}
-	for r.pending > limit && r.err == nil && ctx.Err() == nil {
-		r.free.Wait()
-	}
-	if limit > 0 {
-		r.pending++ // the message that is published next
-	}
-	return errors.Join(r.err, ctx.Err())
-}
-
-func (r *raw) publish(ctx context.Context, m *nats.Msg) error {
-	if err := r.wait(ctx, r.window-1); err != nil {
-		return err
-	}
-	m.Reply = r.reply
-	return r.nc.PublishMsg(m)
-}
-
-func (r *raw) drain(ctx context.Context) error { return r.wait(ctx, 0) }
-
-// async is PublishMsgAsync of nats.go.
-type async struct {
-	js  jetstream.JetStream
-	mu  sync.Mutex
-	err error
-}
-
-func newAsync(nc *nats.Conn, window int) (*async, error) {
-	a := &async{}
-	var err error
-	a.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(window), jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, _ *nats.Msg, err error) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.err = err
-	}))
-	return a, err
-}
-
-func (a *async) publish(_ context.Context, m *nats.Msg) error {
-	_, err := a.js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute))
-	return err
-}
-
-func (a *async) drain(ctx context.Context) error {
-	select {
-	case <-a.js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.err
 }

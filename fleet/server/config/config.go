@@ -7,8 +7,6 @@
 //	  urls: [tls://broker-1.example.net:4222]
 //	  context: NAME                 # or a NATS context, or the path of one
 //	  creds: /etc/weir/node.creds   # or nkey: the path of a seed
-//	  token: node.jwt               # or a token, and the seed of the key that it is
-//	  seed: node.seed               # bound to; registrations are signed with it, too
 //	  tls: { ca: ca.pem, cert: node.pem, key: node.key }
 //	alive: 10m
 //	registration:
@@ -65,8 +63,11 @@ const DefaultFacterEvery = 30 * time.Minute
 type File struct {
 	Identity string
 	Broker   Broker
-	Settings server.Settings
-	Facts    Facts
+	// Credentials are how the node proves itself to the broker and to who reads
+	// what it says.
+	Credentials server.CredentialFiles
+	Settings    server.Settings
+	Facts       Facts
 
 	Classes     []string
 	ClassesFile string // one class in each line; "" is none
@@ -80,7 +81,6 @@ type Broker struct {
 	URLs          []string
 	Context       string
 	Creds, NKey   string
-	Token, Seed   string
 	CA, Cert, Key string
 }
 
@@ -128,7 +128,7 @@ func Decode(name string, b []byte) (*File, error) {
 		return nil, d.problems
 	}
 	dir := filepath.Dir(name)
-	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Broker.Token, &f.Broker.Seed, &f.ClassesFile, &f.Provision} {
+	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Credentials.Token, &f.Credentials.Seed, &f.ClassesFile, &f.Provision} {
 		*p = below(dir, *p)
 	}
 	for i, p := range f.Facts.Files {
@@ -156,6 +156,9 @@ func (d *decoder) read(f *File, root ast.Node) {
 		}},
 		field{"component", d.checked(&s.Component, streams.ValidToken)},
 		field{"broker", func(path string, n ast.Node) { broker = n; d.broker(&f.Broker, path, n) }},
+		field{"token", d.text(&f.Credentials.Token)},
+		field{"seed", d.text(&f.Credentials.Seed)},
+		field{"lifecycle", d.checked(&s.Lifecycle, validLifecycle)},
 		field{"alive", d.duration(&s.Alive)},
 		field{"registration", func(path string, n ast.Node) {
 			d.object(path, n,
@@ -189,6 +192,9 @@ func (d *decoder) read(f *File, root ast.Node) {
 		field{"provision", d.text(&f.Provision)},
 	)
 	s.IgnoreChanges = !content
+	if (f.Credentials.Token == "") != (f.Credentials.Seed == "") {
+		d.reportf(root, "token and seed go together")
+	}
 	if every := max(s.Every, 0); s.Splay > 0 && (every > 0 && s.Splay > every || every == 0 && s.Splay > server.DefaultEvery) {
 		d.reportf(interval, "registration: splay %v is longer than the interval", s.Splay)
 	}
@@ -222,8 +228,6 @@ func (d *decoder) broker(b *Broker, path string, n ast.Node) {
 		field{"context", d.text(&b.Context)},
 		field{"creds", d.text(&b.Creds)},
 		field{"nkey", d.text(&b.NKey)},
-		field{"token", d.text(&b.Token)},
-		field{"seed", d.text(&b.Seed)},
 		field{"tls", func(path string, n ast.Node) {
 			d.object(path, n,
 				field{"ca", d.text(&b.CA)},
@@ -235,9 +239,6 @@ func (d *decoder) broker(b *Broker, path string, n ast.Node) {
 			}
 		}},
 	)
-	if (b.Token == "") != (b.Seed == "") {
-		d.reportf(n, "%s: token and seed go together", path)
-	}
 }
 
 // checked stores text that passes a check.
@@ -256,6 +257,10 @@ func (d *decoder) checked(to *string, check func(string) error) func(string, ast
 
 func validSubject(s string) error {
 	return streams.ValidSubject(strings.ReplaceAll(s, "{identity}", "x"))
+}
+
+func validLifecycle(s string) error {
+	return streams.ValidSubject(strings.NewReplacer("{type}", "x", "{component}", "x", "{identity}", "x").Replace(s))
 }
 
 // paths stores a list of paths of facts.

@@ -23,8 +23,6 @@ broker:
   context: acme
   creds: node.creds
   nkey: /etc/weir/node.nk
-  token: node.jwt
-  seed: /etc/weir/node.seed
   tls: { ca: ca.pem, cert: node.pem, key: /k/node.key }
 alive: 90s
 registration:
@@ -63,7 +61,7 @@ func TestDecodeEverything(t *testing.T) {
 		Identity: "n1.example.net",
 		Broker: Broker{
 			URLs: []string{"tls://broker-1.example.net:4222", "tls://broker-2.example.net:4222"}, Context: "acme",
-			Creds: "/etc/weir/node.creds", NKey: "/etc/weir/node.nk", Token: "/etc/weir/node.jwt", Seed: "/etc/weir/node.seed", CA: "/etc/weir/ca.pem", Cert: "/etc/weir/node.pem", Key: "/k/node.key",
+			Creds: "/etc/weir/node.creds", NKey: "/etc/weir/node.nk", CA: "/etc/weir/ca.pem", Cert: "/etc/weir/node.pem", Key: "/k/node.key",
 		},
 		Settings: server.Settings{
 			Component: "server", Alive: 90 * time.Second, Subject: "in.{identity}.facts",
@@ -103,39 +101,38 @@ func TestDecodeLittle(t *testing.T) {
 func TestDecodeRefuses(t *testing.T) {
 	const ok = "identity: n1\nbroker: { urls: [nats://b:4222] }\n"
 	for text, want := range map[string]string{
-		"":                                                             `node.yaml: there is no broker to connect to: add "broker:`,
-		"- a\n":                                                        `node.yaml:1:1: want a mapping, but this is a list`,
-		"identity: n1\nbroker: {}\n":                                   `node.yaml:2:9: there is no broker`,
-		"identity: [\n":                                                `node.yaml:1:11: not valid YAML`,
-		ok + "---\nidentity: n2\n":                                     `a second YAML document begins here`,
-		ok + "aliv: 3s\n":                                              `node.yaml:3:1: unknown key "aliv" at the top of the file; did you mean "alive"?`,
-		ok + "registration: { ever: 3s }\n":                            `node.yaml:3:17: unknown key "ever" in registration; did you mean "every"?`,
-		ok + "facts:\n  zebra: 1\n":                                    `node.yaml:4:3: unknown key "zebra" in facts; known keys: machine, facter, files`,
-		ok + "alive: 3\n":                                              `node.yaml:3:8: alive: want a duration such as 30s`,
-		ok + "alive: -3s\n":                                            `alive: want a duration`,
-		ok + "alive: 1s\nalive: 2s\n":                                  `node.yaml:4:1: key "alive" is already given in line 3`,
-		ok + "component: a.b\n":                                        `node.yaml:3:12: component: name "a.b"`,
-		ok + "classes: role\n":                                         `node.yaml:3:10: classes: want a list, but this is text`,
-		ok + "classes: [1]\n":                                          `node.yaml:3:11: classes[0]: want text; put quotes around it: "1"`,
-		ok + "tags: { rack: 12 }\n":                                    `node.yaml:3:15: tags.rack: want text; put quotes around it: "12"`,
-		ok + "facts: { machine: 1 }\n":                                 `node.yaml:3:19: facts.machine: want true or false, but this is a number`,
-		ok + "facts: { limit: 3GiB }\n":                                `facts.limit: want a size`,
-		ok + "facts: { limit: [] }\n":                                  `facts.limit: want a size`,
-		ok + "registration: { min_facts: \"3\" }":                      `registration.min_facts: want a whole number`,
-		ok + "registration: { min_facts: -3 }":                         `registration.min_facts: want a whole number`,
-		ok + "registration: { subject: a..b }\n":                       `node.yaml:3:26: registration.subject: subject "a..b" has an empty token`,
-		ok + "registration: { redact: [a..b] }\n":                      `node.yaml:3:26: registration.redact: fact "a..b"`,
-		ok + "registration: { splay: 6m }\n":                           `node.yaml:3:24: registration: splay 6m0s is longer than the interval`,
-		ok + "registration: { splay: 6m, every: 5m }\n":                `longer than the interval`,
-		ok + "classes: &a [x]\n":                                       `want a list, but this is an anchor or alias`,
-		"identity: n 1\nbroker: { urls: [nats://b:4222] }\n":           `node.yaml:1:11: identity: identity "n 1"`,
-		"identity: n1\nbroker: { context: a, token: a.jwt }\n":         `node.yaml:2:9: broker: token and seed go together`,
+		"":                                                   `node.yaml: there is no broker to connect to: add "broker:`,
+		"- a\n":                                              `node.yaml:1:1: want a mapping, but this is a list`,
+		"identity: n1\nbroker: {}\n":                         `node.yaml:2:9: there is no broker`,
+		"identity: [\n":                                      `node.yaml:1:11: not valid YAML`,
+		ok + "---\nidentity: n2\n":                           `a second YAML document begins here`,
+		ok + "aliv: 3s\n":                                    `node.yaml:3:1: unknown key "aliv" at the top of the file; did you mean "alive"?`,
+		ok + "registration: { ever: 3s }\n":                  `node.yaml:3:17: unknown key "ever" in registration; did you mean "every"?`,
+		ok + "facts:\n  zebra: 1\n":                          `node.yaml:4:3: unknown key "zebra" in facts; known keys: machine, facter, files`,
+		ok + "alive: 3\n":                                    `node.yaml:3:8: alive: want a duration such as 30s`,
+		ok + "alive: -3s\n":                                  `alive: want a duration`,
+		ok + "alive: 1s\nalive: 2s\n":                        `node.yaml:4:1: key "alive" is already given in line 3`,
+		ok + "component: a.b\n":                              `node.yaml:3:12: component: name "a.b"`,
+		ok + "classes: role\n":                               `node.yaml:3:10: classes: want a list, but this is text`,
+		ok + "classes: [1]\n":                                `node.yaml:3:11: classes[0]: want text; put quotes around it: "1"`,
+		ok + "tags: { rack: 12 }\n":                          `node.yaml:3:15: tags.rack: want text; put quotes around it: "12"`,
+		ok + "facts: { machine: 1 }\n":                       `node.yaml:3:19: facts.machine: want true or false, but this is a number`,
+		ok + "facts: { limit: 3GiB }\n":                      `facts.limit: want a size`,
+		ok + "facts: { limit: [] }\n":                        `facts.limit: want a size`,
+		ok + "registration: { min_facts: \"3\" }":            `registration.min_facts: want a whole number`,
+		ok + "registration: { min_facts: -3 }":               `registration.min_facts: want a whole number`,
+		ok + "registration: { subject: a..b }\n":             `node.yaml:3:26: registration.subject: subject "a..b" has an empty token`,
+		ok + "registration: { redact: [a..b] }\n":            `node.yaml:3:26: registration.redact: fact "a..b"`,
+		ok + "registration: { splay: 6m }\n":                 `node.yaml:3:24: registration: splay 6m0s is longer than the interval`,
+		ok + "registration: { splay: 6m, every: 5m }\n":      `longer than the interval`,
+		ok + "classes: &a [x]\n":                             `want a list, but this is an anchor or alias`,
+		"identity: n 1\nbroker: { urls: [nats://b:4222] }\n": `node.yaml:1:11: identity: identity "n 1"`,
 		"identity: n1\nbroker: { context: a, tls: { cert: a.pem } }\n": `node.yaml:2:28: broker.tls: cert and key go together`,
-		"identity: \x00\n":                                             `not UTF-8 text`,
-		strings.Repeat("[", 60):                                        `more than 50 brackets`,
-		strings.Repeat("- ", 60):                                       `more than 50 levels`,
-		"# " + strings.Repeat("x", maxLine) + "\n":                     `a line is longer`,
-		strings.Repeat("# x\n", maxFile/4+1):                           `are the most`,
+		"identity: \x00\n":                         `not UTF-8 text`,
+		strings.Repeat("[", 60):                    `more than 50 brackets`,
+		strings.Repeat("- ", 60):                   `more than 50 levels`,
+		"# " + strings.Repeat("x", maxLine) + "\n": `a line is longer`,
+		strings.Repeat("# x\n", maxFile/4+1):       `are the most`,
 	} {
 		f, err := Decode("node.yaml", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -181,7 +181,7 @@ func (d Disk) text(c Configuration, folder string) (string, error) {
 	if broker["urls"] == nil && broker["context"] == nil {
 		broker["urls"] = d.Remote
 	}
-	broker["token"], broker["seed"] = filepath.Join(folder, tokenFile), filepath.Join(folder, seedFile)
+	root["token"], root["seed"] = filepath.Join(folder, tokenFile), filepath.Join(folder, seedFile)
 	if c.CA != "" {
 		broker["tls"] = map[string]any{"ca": filepath.Join(folder, caFile)}
 	}
@@ -202,7 +202,7 @@ func (d Disk) text(c Configuration, folder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the configuration is not right: %w", err)
 	}
-	if f.Identity != c.Identity || !strings.HasSuffix(f.Broker.Seed, filepath.Join(folder, seedFile)) {
+	if f.Identity != c.Identity || !strings.HasSuffix(f.Credentials.Seed, filepath.Join(folder, seedFile)) {
 		return "", errors.New("the configuration is read in another way than it was written")
 	}
 	return text, nil

@@ -77,8 +77,8 @@ func TestDisk(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	for path, want := range map[string]string{
-		f.Broker.Seed: hex.EncodeToString(c.Key.Seed()) + "\n", f.Broker.Token: "a.b.c\n", f.Broker.CA: "a certificate",
-		filepath.Join(filepath.Dir(f.Broker.Seed), "policies", "rpcutil.policy"): "policy default allow\n",
+		f.Credentials.Seed: hex.EncodeToString(c.Key.Seed()) + "\n", f.Credentials.Token: "a.b.c\n", f.Broker.CA: "a certificate",
+		filepath.Join(filepath.Dir(f.Credentials.Seed), "policies", "rpcutil.policy"): "policy default allow\n",
 	} {
 		if b, err := os.ReadFile(path); err != nil || string(b) != want {
 			t.Errorf("%s holds %q, %v", path, b, err)
@@ -144,7 +144,7 @@ func TestCrashLeavesOneOrTheOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(f.Broker.Seed); err != nil || strings.TrimSpace(string(b)) != hex.EncodeToString(first.Key.Seed()) {
+	if b, err := os.ReadFile(f.Credentials.Seed); err != nil || strings.TrimSpace(string(b)) != hex.EncodeToString(first.Key.Seed()) {
 		t.Errorf("%s, %v", b, err)
 	}
 	if err := d.Commit(given(t, map[string]string{"a": "2"})); err != nil {
@@ -178,7 +178,7 @@ func TestValuesStayValues(t *testing.T) {
 		if f.Identity != identity || len(f.Tags) != 1 || f.Tags["x"] != want || !strings.HasSuffix(f.ClassesFile, filepath.Join(want, "c")) && !strings.Contains(want, ".") && !strings.Contains(want, "/") {
 			r.Errorf("%q became %q and %q", text, f.Tags["x"], f.ClassesFile)
 		}
-		b, err := os.ReadFile(filepath.Join(filepath.Dir(f.Broker.Seed), "given.json"))
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(f.Credentials.Seed), "given.json"))
 		var all map[string]string
 		if err != nil || json.Unmarshal(b, &all) != nil || all["other"] != want {
 			r.Errorf("%q is kept as %q", text, all["other"])

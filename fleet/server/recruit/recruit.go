@@ -104,6 +104,7 @@ func (r *Recruit) Run(ctx context.Context) (Outcome, error) {
 		select {
 		case <-ctx.Done():
 			r.tell(schemas.Shutdown)
+			r.flush(context.WithoutCancel(ctx))
 			return Ended, nil
 		case <-r.again:
 			r.tell(schemas.Startup)
@@ -111,9 +112,7 @@ func (r *Recruit) Run(ctx context.Context) (Outcome, error) {
 			r.tell(schemas.Alive)
 		case <-when:
 			r.tell(schemas.Shutdown)
-			if err := r.Conn.Flush(ctx); err != nil {
-				r.Log.Debug("The broker may not know that this machine waits no more", "error", err)
-			}
+			r.flush(ctx)
 			if effect == Restart {
 				return Member, nil
 			}
@@ -125,6 +124,18 @@ func (r *Recruit) Run(ctx context.Context) (Outcome, error) {
 				effect, when = s.Effect, time.After(s.After)
 			}
 		}
+	}
+}
+
+// goodbye bounds how long the end waits for the broker.
+const goodbye = 2 * time.Second
+
+// flush waits until the broker has what was said last.
+func (r *Recruit) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	if err := r.Conn.Flush(ctx); err != nil {
+		r.Log.Debug("The broker may not know that this machine waits no more", "error", err)
 	}
 }
 
@@ -160,7 +171,7 @@ func (r *Recruit) tell(what schemas.LifecycleType) {
 	}
 	b, err := e.Encode()
 	if err == nil {
-		err = r.Conn.Publish(server.LifecycleSubject(e), nil, b)
+		err = r.Conn.Publish(enrol.EventSubject(e.Type), nil, b)
 	}
 	if err != nil {
 		r.Log.Debug("An event was not published", "type", what, "error", err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // maxActions is how large an action policy or a file of groups may be, in bytes.
@@ -111,7 +112,7 @@ func lines(what, text string, read func(n int, line string) error) error {
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
-		line = strings.TrimRight(line, " \t\r\n")
+		line = strings.TrimRightFunc(line, unicode.IsSpace)
 		if line == "" || line[0] == '#' {
 			continue
 		}

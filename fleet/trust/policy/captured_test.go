@@ -75,7 +75,7 @@ func TestCapturedSignedRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuers, err := trust.NewIssuers(map[string][]ed25519.PublicKey{"choria": {key}})
+	issuers, err := trust.NewIssuers(map[string][]ed25519.PublicKey{"choria": {key}}, trust.Revocations{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,7 +19,7 @@ const (
 // Limits of an [Engine] that are not set.
 const (
 	DefaultTimeLimit = 100 * time.Millisecond
-	DefaultMaxText   = 64 << 10 // bytes
+	DefaultMaxText   = 32 << 10 // bytes
 	DefaultCache     = 256      // policies
 )
 
@@ -30,13 +29,14 @@ type Options struct {
 	// Discovery makes the policy decide about the agent discovery as about any
 	// other. Otherwise everybody with a valid token may ask it.
 	Discovery bool
-	TimeLimit time.Duration // for evaluating a policy once; [DefaultTimeLimit] if 0
+	TimeLimit time.Duration // for one decision by a policy; [DefaultTimeLimit] if 0
 	MaxText   int           // bytes of a Rego policy; [DefaultMaxText] if 0
 	Cache     int           // Rego policies that are kept compiled; [DefaultCache] if 0
 }
 
 // Engine decides. It keeps the policies that it has compiled, and may be used by
-// several goroutines at once.
+// several goroutines at once. A policy that takes long to compile may still be
+// compiling when a decision has timed out, which is the only thing that goes on.
 type Engine struct {
 	o     Options
 	cache *cache
@@ -123,16 +123,19 @@ func (e *Engine) rego(ctx context.Context, now time.Time, r Request, pkg, text s
 	if len(text) > e.o.MaxText {
 		return decide(Invalid, "the policy has %d bytes and may have %d", len(text), e.o.MaxText)
 	}
-	p, err := e.cache.get(pkg, text) //nolint:contextcheck // others wait for the same policy, whoever gives up
-	if err != nil {
-		return decide(Invalid, "%v", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, e.o.TimeLimit)
 	defer cancel()
+	p, err := e.cache.get(ctx, pkg, text)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return decide(Timeout, "the policy was not compiled in %v: %v", e.o.TimeLimit, ctx.Err())
+	case err != nil:
+		return decide(Invalid, "%v", err)
+	}
 	allow, err := p.eval(ctx, now, input, r.Filter)
 	switch {
-	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return decide(Timeout, "the policy was not done in %v", e.o.TimeLimit)
+	case err != nil && ctx.Err() != nil:
+		return decide(Timeout, "the policy was not done in %v: %v", e.o.TimeLimit, ctx.Err())
 	case err != nil:
 		return decide(Invalid, "the policy has failed: %v", err)
 	case !allow:

@@ -15,7 +15,7 @@ type Filter struct {
 	Facts      []Fact
 	Classes    []string // names, or regular expressions between slashes
 	Identities []string // names, or regular expressions between slashes
-	Compound   int      // how many compound expressions there are
+	Compound   int      // how many compound expressions there are, without empty ones
 }
 
 // Fact is a condition on a fact of a node.
@@ -39,7 +39,7 @@ func ParseFilter(b []byte) (Filter, error) {
 		return Filter{}, errors.New("it is not a JSON object")
 	}
 	var f Filter
-	var compound []json.RawMessage
+	var compound [][]json.RawMessage
 	known := map[string]any{"fact": &f.Facts, "cf_class": &f.Classes, "identity": &f.Identities, "compound": &compound, "agent": new([]string)}
 	for name, raw := range fields {
 		to, ok := known[name]
@@ -60,7 +60,11 @@ func ParseFilter(b []byte) (Filter, error) {
 			return Filter{}, fmt.Errorf("a condition on fact %.80q with the operator %.80q", c.Name, c.Operator)
 		}
 	}
-	f.Compound = len(compound)
+	for _, c := range compound {
+		if len(c) > 0 {
+			f.Compound++
+		}
+	}
 	return f, nil
 }
 

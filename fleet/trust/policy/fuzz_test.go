@@ -74,6 +74,7 @@ func FuzzParseFact(f *testing.F) {
 
 func FuzzActionPolicy(f *testing.F) {
 	f.Add(actionPolicy, groups, "up=alice", "status", `{"environment":"staging","cpus":4}`)
+	f.Add("\f\n\u00a0", "\v\n\u2003", "x", "y", "")
 	f.Add("deny\t/x/\t*\ta.b=~c\t*", "g a b", "x", "y", `{"a":{"b":"c"}}`)
 	f.Fuzz(func(t *testing.T, text, groups, caller, action, facts string) {
 		g, err := policy.ParseGroups(groups)

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,9 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/weirhq/weir/fleet/trust"
 	"github.com/weirhq/weir/fleet/trust/policy"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var now = time.Date(2026, 11, 22, 9, 36, 59, 0, time.UTC)
 
@@ -33,8 +38,10 @@ func request(t testing.TB, agent, payload, filter string) policy.Request {
 	return r
 }
 
+// engine has a time limit that a busy machine does not reach, if there is none.
 func engine(t testing.TB, o policy.Options) *policy.Engine {
 	t.Helper()
+	o.TimeLimit = cmp.Or(o.TimeLimit, time.Minute)
 	e, err := policy.NewEngine(o)
 	if err != nil {
 		t.Fatal(err)
@@ -187,6 +194,7 @@ func TestRego(t *testing.T) {
 		{rego(`requires_filter()`), `{"fact":[],"cf_class":[],"agent":["rpcutil"],"identity":[],"compound":[]}`, policy.Denied, ""},
 		{rego(`requires_filter()`), filterOfBob, policy.Allowed, ""},
 		{rego(`requires_filter()`), `{"compound":[[{"expr":"x"}]]}`, policy.Allowed, ""},
+		{rego(`requires_filter()`), `{"compound":[[]]}`, policy.Denied, ""},
 		{rego(`requires_fact_filter("country=mt"); requires_class_filter("apache"); requires_identity_filter("some.node")`), filterOfBob, policy.Allowed, ""},
 		{rego(`requires_fact_filter("country=de")`), filterOfBob, policy.Denied, ""},
 		{rego(`requires_fact_filter("country=/mt/")`), filterOfBob, policy.Denied, ""},
@@ -227,6 +235,11 @@ func TestRego(t *testing.T) {
 		{rego(`net.cidr_contains("10.0.0.0/8", "10.1.1.1")`), "", policy.Invalid, "undefined function net.cidr_contains"},
 		{rego(`opa.runtime().env.HOME`), "", policy.Invalid, "undefined function opa.runtime"},
 		{rego(`rand.intn("x", 2) == 1`), "", policy.Invalid, "undefined function rand.intn"},
+		{rego(`bits.lsh(1, 9999999999) > 1`), "", policy.Invalid, "undefined function bits.lsh"},
+		{rego(`yaml.unmarshal("x")`), "", policy.Invalid, "undefined function yaml.unmarshal"},
+		{rego("x = " + strings.Repeat("[1|", 300) + "true" + strings.Repeat("]", 300)), "", policy.Invalid, "nested too deeply"},
+		{rego("x = 1" + strings.Repeat("+1", 400)), "", policy.Invalid, "nested too deeply"},
+		{rego("x = 1" + strings.Repeat("+1", 100)), "", policy.Allowed, ""},
 		{rego(`uuid.rfc4122("x")`), "", policy.Invalid, "undefined function uuid.rfc4122"},
 		{rego(`json.match_schema({}, {"$ref": "http://127.0.0.1:1/x"})[0]`), "", policy.Invalid, "undefined function json.match_schema"},
 		{rego(`data.other.allow`), "", policy.Denied, ""},
@@ -278,7 +291,7 @@ func TestTimeLimit(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	slow := engine(t, policy.Options{TimeLimit: time.Hour})
-	if d := slow.Decide(ctx, now, policy.Request{Agent: "a", Action: "b"}, policy.Rules{Rego: endless}); d.Code != policy.Invalid {
+	if d := slow.Decide(ctx, now, policy.Request{Agent: "a", Action: "b"}, policy.Rules{Rego: endless}); d.Code != policy.Timeout {
 		t.Errorf("the caller has gone: %+v", d)
 	}
 	if _, err := policy.NewEngine(policy.Options{Cache: -1}); err == nil {
@@ -342,7 +355,7 @@ func TestCallersAreNotMapped(t *testing.T) {
 
 // Many goroutines use more policies than are kept, and each gets its own answer.
 func TestConcurrentUse(t *testing.T) {
-	e := engine(t, policy.Options{Cache: 3, TimeLimit: time.Minute})
+	e := engine(t, policy.Options{Cache: 3})
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {

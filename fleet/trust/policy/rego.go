@@ -47,6 +47,9 @@ func compileAs(version ast.RegoVersion, pkg, text string) (*compiled, error) {
 	if mod == nil {
 		return nil, errors.New("it is empty")
 	}
+	if depth(mod) > maxNesting {
+		return nil, errors.New("it is nested too deeply")
+	}
 	if got := strings.TrimPrefix(mod.Package.Path.String(), "data."); got != pkg {
 		return nil, fmt.Errorf("package is %.80s, want %s", got, pkg)
 	}
@@ -68,13 +71,39 @@ func compileAs(version ast.RegoVersion, pkg, text string) (*compiled, error) {
 	return &compiled{query}, nil
 }
 
+// maxNesting is how deeply a policy may be nested, in nodes of its syntax tree, of
+// which an operator takes two and a comprehension three. The compiler takes time
+// that grows faster than the depth, and cannot be stopped.
+const maxNesting = 256
+
+// depth is how deeply a policy is nested.
+func depth(mod *ast.Module) int {
+	now, most := 0, 0
+	ast.NewBeforeAfterVisitor(
+		func(any) bool {
+			now++
+			most = max(most, now)
+			return false
+		},
+		func(any) { now-- },
+	).Walk(mod)
+	return most
+}
+
+// endless are built-ins whose work is not bounded by the size of what they are
+// given, and that cannot be stopped.
+var endless = []string{ //nolint:gochecknoglobals // a table
+	"bits.lsh", "regex.globs_match", "rego.parse_module", "strings.render_template", "yaml.unmarshal",
+}
+
 // capabilities are what a policy may use: what follows from its arguments alone,
 // and the time, which is that of the decision. So there is no network, no
 // environment and no chance in it.
 func capabilities(version ast.RegoVersion) *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion(ast.CapabilitiesRegoVersion(version))
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
-		return b.Name != ast.NowNanos.Name && b.Nondeterministic ||
+		return b.Name != ast.NowNanos.Name && b.Nondeterministic || slices.Contains(endless, b.Name) ||
+			strings.HasPrefix(b.Name, "graphql.") ||
 			strings.HasPrefix(b.Name, "net.") || strings.HasPrefix(b.Name, "http.") ||
 			strings.HasPrefix(b.Name, "opa.") || strings.HasPrefix(b.Name, "providers.")
 	})
@@ -149,10 +178,15 @@ func requires() []func(*rego.Rego) {
 	}
 }
 
+// maxCompiling is how many policies are compiled at the same time. Those that are
+// still to be take no processor from decisions by policies that were.
+const maxCompiling = 2
+
 // cache keeps policies compiled, those that cannot be compiled included, and
 // forgets the one that was not used for longest.
 type cache struct {
-	max int
+	max   int
+	slots chan struct{} // one for each policy that is being compiled
 
 	mu    sync.Mutex
 	items map[[sha256.Size]byte]*list.Element
@@ -161,19 +195,31 @@ type cache struct {
 
 type entry struct {
 	key  [sha256.Size]byte
-	once func() (*compiled, error)
+	done chan struct{} // closed when the rest is there
+	c    *compiled
+	err  error
 }
 
 func newCache(most int) *cache {
-	return &cache{max: most, items: make(map[[sha256.Size]byte]*list.Element), used: list.New()}
+	return &cache{
+		max: most, slots: make(chan struct{}, maxCompiling),
+		items: make(map[[sha256.Size]byte]*list.Element), used: list.New(),
+	}
 }
 
-func (c *cache) get(pkg, text string) (*compiled, error) {
-	return c.entry(pkg, text).once()
+// get returns a policy. Whoever asks first begins to compile it, and nobody waits
+// longer than their context; the policy is there for those who come later.
+func (c *cache) get(ctx context.Context, pkg, text string) (*compiled, error) {
+	e := c.entry(pkg, text) //nolint:contextcheck // it is compiled for those who come later as well
+	select {
+	case <-e.done:
+		return e.c, e.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
-// entry finds or adds an entry. Compiling is left to whoever asks it first, and
-// does not hold up those that need another one.
+// entry finds or adds an entry.
 func (c *cache) entry(pkg, text string) *entry {
 	key := sha256.Sum256([]byte(pkg + "\n" + text))
 	c.mu.Lock()
@@ -182,12 +228,18 @@ func (c *cache) entry(pkg, text string) *entry {
 		c.used.MoveToFront(el)
 		return el.Value.(*entry)
 	}
-	e := &entry{key, sync.OnceValues(func() (*compiled, error) { return compile(pkg, text) })}
+	e := &entry{key: key, done: make(chan struct{})}
 	c.items[key] = c.used.PushFront(e)
 	for c.used.Len() > c.max {
 		oldest := c.used.Back()
 		c.used.Remove(oldest)
 		delete(c.items, oldest.Value.(*entry).key)
 	}
+	go func() {
+		c.slots <- struct{}{}
+		e.c, e.err = compile(pkg, text)
+		<-c.slots
+		close(e.done)
+	}()
 	return e
 }

@@ -1,8 +1,10 @@
-package main
+package rig
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,20 +17,22 @@ import (
 	"time"
 )
 
-// process is one that the benchmark has started, and the only kind that it ends.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	log  string
-	done chan struct{}
-	err  error // valid once done
+// Process is one that a benchmark has started, and the only kind that it ends.
+type Process struct {
+	Name string
+	In   io.WriteCloser  // its standard input
+	Done <-chan struct{} // closed when it has ended
+	Err  error           // how it ended; valid once Done
+
+	cmd *exec.Cmd
+	log string
 }
 
-// start runs a program whose output goes to a file in dir. It is told to stop
+// Start runs a program whose output goes to a file in dir. It is told to stop
 // when ctx ends, and killed when it does not.
-func start(ctx context.Context, dir, name, program string, args ...string) (*process, error) {
-	p := &process{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
+func Start(ctx context.Context, dir, name, program string, args ...string) (*Process, error) {
+	done := make(chan struct{})
+	p := &Process{Name: name, log: filepath.Join(dir, name+".log"), Done: done}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
@@ -38,46 +42,46 @@ func start(ctx context.Context, dir, name, program string, args ...string) (*pro
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 15 * time.Second
-	if p.in, err = p.cmd.StdinPipe(); err == nil {
+	if p.In, err = p.cmd.StdinPipe(); err == nil {
 		err = p.cmd.Start()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
+		p.Err = p.cmd.Wait()
+		close(done)
 	}()
 	return p, nil
 }
 
-// stop ends the process and waits for it.
-func (p *process) stop() {
+// Stop ends the process and waits for it.
+func (p *Process) Stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(15 * time.Second):
 		_ = p.cmd.Process.Kill() // as above
-		<-p.done
+		<-p.Done
 	}
 }
 
-// ended is an error once the process is gone. That is too early for all but a
+// Ended is an error once the process is gone. That is too early for all but a
 // copier that has finished.
-func (p *process) ended() error {
+func (p *Process) Ended() error {
 	select {
-	case <-p.done:
-		if p.err != nil {
-			return fmt.Errorf("%s has ended: %w", p.name, p.err)
+	case <-p.Done:
+		if p.Err != nil {
+			return fmt.Errorf("%s has ended: %w", p.Name, p.Err)
 		}
-		return fmt.Errorf("%s has ended", p.name)
+		return fmt.Errorf("%s has ended", p.Name)
 	default:
 		return nil
 	}
 }
 
-// tail is the end of what the process has written.
-func (p *process) tail() string {
+// Tail is the end of what the process has written.
+func (p *Process) Tail() string {
 	b, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
@@ -85,49 +89,63 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-2000):])
 }
 
-// said waits for a line of the output.
-func (p *process) said(ctx context.Context, line string) error {
+// Said waits until the process has written a line with that text.
+func (p *Process) Said(ctx context.Context, text string) error {
 	for {
 		f, err := os.Open(p.log)
 		if err != nil {
 			return err
 		}
 		found := false
-		for sc := bufio.NewScanner(f); sc.Scan(); {
-			found = found || sc.Text() == line
+		for sc := bufio.NewScanner(f); !found && sc.Scan(); {
+			found = strings.Contains(sc.Text(), text)
 		}
 		f.Close()
 		if found {
 			return nil
 		}
-		if err := p.ended(); err != nil {
+		if err := p.Ended(); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s has not said %q: %w", p.name, line, ctx.Err())
+			return fmt.Errorf("%s has not said %q: %w", p.Name, text, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// Document is the last line of what the process has written, if that is JSON,
+// which is where weir puts its report.
+func (p *Process) Document(v any) error {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return err
+	}
+	b = bytes.TrimSpace(b)
+	if err := json.Unmarshal(b[bytes.LastIndexByte(b, '\n')+1:], v); err != nil {
+		return fmt.Errorf("the last line of %s: %w", p.Name, err)
+	}
+	return nil
 }
 
 // ticks is the unit of the times in /proc: USER_HZ, which is 100 on every
 // architecture that Go runs on.
 const ticks = 100
 
-// cpu is the CPU time of the process so far, user and system, in seconds. Its
+// CPU is the CPU time of the process so far, user and system, in seconds. Its
 // threads count, children do not.
-func (p *process) cpu() (float64, error) {
+func (p *Process) CPU() (float64, error) {
 	used, err := cpuOf(p.cmd.Process.Pid)
 	if err == nil {
 		return used, nil
 	}
 	select { // it may have ended by itself
-	case <-p.done:
+	case <-p.Done:
 		st := p.cmd.ProcessState
 		return (st.UserTime() + st.SystemTime()).Seconds(), nil
 	case <-time.After(time.Second):
-		return 0, fmt.Errorf("CPU of %s: %w", p.name, err)
+		return 0, fmt.Errorf("CPU of %s: %w", p.Name, err)
 	}
 }
 
