@@ -49,7 +49,7 @@ func run() int {
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
 	root.AddCommand(verbs.Up(parts), verbs.Run(parts), verbs.Lint(parts), verbs.Conf(parts))
-	root.AddCommand(programs.Node(), programs.Facts(), programs.Token())
+	root.AddCommand(programs.Node(), programs.Facts(), programs.Token(), programs.Provision())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}

@@ -116,7 +116,8 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 	ctx, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
 	w := &watch{patience: o.patience, lose: lose}
-	m, isMember := memberOf(f)
+	m, canLose := memberOf(f)
+	canLose = canLose && f.Provision != "" // otherwise it waits for somebody to renew its token
 	var node atomic.Pointer[server.Node]
 	var broker atomic.Value // the last one that there was a connection to
 	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
@@ -142,7 +143,7 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 	var unproven atomic.Value // what was said of TLS last
 	unproven.Store("")
 	notConnected := func(_ *nats.Conn, err error) {
-		if isMember {
+		if canLose {
 			w.refused(time.Now(), err)
 		}
 		// That a broker is away is usual; that it proves to be another one is not.
@@ -187,7 +188,7 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 	node.Store(n)
 	var wg sync.WaitGroup
 	wg.Go(func() { reloads(ctx, n, o.config, f, log) })
-	if isMember {
+	if canLose {
 		wg.Go(func() { w.expire(ctx, m) })
 	}
 	n.Run(ctx)

@@ -140,6 +140,9 @@ classes:
 	}
 	t.Cleanup(b.Stop)
 	o.prepare(b.ClientURL())
+	if err := b.WriteContext(o.dir, "hub", topology.RoleAdmin); err != nil {
+		t.Fatal(err)
+	}
 	f := read(b.ClientURL())
 	connect := func(user string) (*nats.Conn, error) {
 		return b.Connect(user, nats.CustomInboxPrefix(topology.Inbox("hub", user)))
@@ -168,6 +171,20 @@ classes:
 		}
 	})
 	return as(topology.RoleAdmin)
+}
+
+// provision runs a verb of "weir provision".
+func (o organization) provision(args ...string) string {
+	o.t.Helper()
+	cmd := cli.Provision()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(append(args, "--context", filepath.Join(o.dir, "nats", "context", "hub.json"), "--overlay", "hub"))
+	if err := cmd.ExecuteContext(o.t.Context()); err != nil {
+		o.t.Fatalf("%v: %v", args, err)
+	}
+	return out.String()
 }
 
 // said is a log, or another output, that may be read at any time.
@@ -281,6 +298,36 @@ func TestMachineBecomesANode(t *testing.T) {
 		t.Error("it kept its key")
 	}
 	registered(second.PublicKey)
+	stop()
+
+	// Another machine that takes the name is refused until somebody orders it.
+	o.write("other.yaml", "identity: "+name+"\nprovision: provisioning.jwt\n")
+	stop = node(t, &out, "--config", filepath.Join(dir, "other.yaml"))
+	for {
+		e, err := schemas.DecodeProvisioning(hear(provisioner.Subject("hub", schemas.ProvisioningDecision, name)).Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Action == schemas.ProvisioningRefuse {
+			break
+		}
+	}
+	if got := o.provision("status", "--json"); !strings.Contains(got, `"paused":false,"nodes":1,"states":{"refused":1}`) {
+		t.Errorf("status %s", got)
+	}
+	if got := o.provision("ls", "--state", "refused"); !strings.Contains(got, "duplicate") || !strings.Contains(got, name) {
+		t.Errorf("list %s", got)
+	}
+	if got := o.provision("ls", "--state", "member", "--json"); strings.TrimSpace(got) != "[]" {
+		t.Errorf("members %s", got)
+	}
+	o.provision("pause", "--reason", "a test", "--by", "ann")
+	if got := o.provision("status"); !strings.Contains(got, "paused by ann: a test") {
+		t.Errorf("status %s", got)
+	}
+	o.provision("resume")
+	o.provision("retry", name)
+	result()
 	stop()
 
 	if f, err = config.Load(file); err != nil {

@@ -36,45 +36,49 @@ const (
 // live is the life of a machine: it is provisioned where it has to be, and a node
 // otherwise.
 func (o nodeOptions) live(ctx context.Context, log *slog.Logger) (server.Counts, error) {
-	var last server.Counts
-	for wait := firstReturn; ; wait = min(2*wait, lastReturn) {
-		f, usable, err := o.standing(time.Now())
-		if err != nil && (f == nil || f.Provision == "") {
-			return last, rejected(err)
+	var counts server.Counts
+	for wait := firstReturn; ctx.Err() == nil; wait = min(2*wait, lastReturn) {
+		f, usable, why := o.standing(time.Now())
+		if f == nil {
+			return counts, rejected(why)
 		}
 		began := time.Now()
-		if err == nil {
-			last, err = o.runNode(ctx, f, log)
-			if !errors.Is(err, errLost) || f.Provision == "" {
-				return last, err
+		if why == nil {
+			counts, why = o.runNode(ctx, f, log)
+			if !errors.Is(why, errLost) {
+				return counts, why
 			}
-		}
-		if ctx.Err() != nil {
-			return last, nil
 		}
 		if time.Since(began) > lastReturn {
 			wait = firstReturn
 		}
-		log.Warn("This machine has to be provisioned", "reason", err, "after", wait)
+		log.Warn("This machine has to be provisioned", "reason", why, "after", wait)
 		if !pause(ctx, wait/2+rand.N(wait)) {
-			return last, nil
+			break
 		}
-		// While what it has may be good again, it is not a recruit for ever.
-		bounded, cancel := ctx, context.CancelFunc(func() {})
-		if usable {
-			bounded, cancel = context.WithTimeout(ctx, max(o.patience, time.Minute))
-		}
-		what, err := o.recruit(bounded, f, log)
-		cancel()
-		switch {
-		case err != nil && ctx.Err() == nil:
-			log.Error("This machine cannot be provisioned, trying again", "error", err)
-		case err != nil || what == recruit.Stopped || ctx.Err() != nil:
-			return last, nil
-		case what == recruit.Member:
+		switch o.enlist(ctx, f, usable, log) {
+		case recruit.Stopped:
+			return counts, nil
+		case recruit.Member:
 			wait = firstReturn
 		}
 	}
+	return counts, nil
+}
+
+// enlist waits for a provisioner. While what the machine has may be good again, it
+// does not wait for ever.
+func (o nodeOptions) enlist(ctx context.Context, f *config.File, usable bool, log *slog.Logger) recruit.Outcome {
+	if usable {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(o.patience, time.Minute))
+		defer cancel()
+	}
+	outcome, err := o.recruit(ctx, f, log)
+	if err != nil && ctx.Err() == nil {
+		log.Error("This machine cannot be provisioned, trying again", "error", err)
+	}
+	return outcome
 }
 
 func pause(ctx context.Context, d time.Duration) bool {
@@ -106,6 +110,9 @@ func (o nodeOptions) standing(now time.Time) (f *config.File, usable bool, err e
 	}
 	if o.provision != "" {
 		f.Provision = o.provision
+	}
+	if f.Provision == "" {
+		return f, true, nil // whatever it holds, it has nothing but that
 	}
 	m, ok := memberOf(f)
 	if !ok {

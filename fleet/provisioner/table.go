@@ -1,6 +1,8 @@
 package provisioner
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -8,6 +10,27 @@ import (
 	"github.com/weirhq/weir/schemas"
 	"github.com/weirhq/weir/streams"
 )
+
+// State is what has become of a node, in one word.
+func (r *Record) State() string {
+	switch {
+	case r.Open():
+		return "under_way"
+	case r.Ordered:
+		return "ordered"
+	case r.Quarantined:
+		return "quarantined"
+	case r.Held:
+		return "refused"
+	case r.Step == schemas.ProvisioningResult:
+		return "member"
+	case r.Step == schemas.ProvisioningDecision && r.Action == schemas.ProvisioningDefer:
+		return "deferred"
+	case r.Step == schemas.ProvisioningDecision:
+		return "shut_down"
+	}
+	return "failed"
+}
 
 // Record is what is known of a node: what the newest events of the stream say.
 type Record struct {
@@ -36,7 +59,7 @@ type Record struct {
 }
 
 // Open says that an enrolment is under way, or that a provisioner has died in it.
-func (r Record) Open() bool {
+func (r *Record) Open() bool {
 	return r.Step == schemas.ProvisioningRequest || r.Step == schemas.ProvisioningDecision && r.Action == schemas.ProvisioningEnrol
 }
 
@@ -52,6 +75,29 @@ type Table struct {
 
 // NewTable returns one in which nothing is known.
 func NewTable() *Table { return &Table{nodes: map[string]*Record{}, changed: make(chan struct{})} }
+
+// Read returns what a stream says now. What cannot be read is passed over.
+func Read(ctx context.Context, src streams.Source) (t *Table, err error) {
+	cur, err := src.Open(ctx, streams.Start{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cur.Close()) }()
+	t = NewTable()
+	for {
+		lag, err := cur.Lag(ctx)
+		if err != nil || lag.Pending == 0 {
+			return t, err
+		}
+		msgs, err := cur.Next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range msgs {
+			_, _ = t.Apply(time.Now(), m) // as above
+		}
+	}
+}
 
 // Apply takes over a message of the stream; orders to take on a node are returned.
 // now is the time of this process.

@@ -188,11 +188,11 @@ func (a *Agent) provision(now time.Time, c enrol.Call, s *Step) (any, error) {
 	}
 	switch c.Action {
 	case enrol.ActionToken, enrol.ActionKey, enrol.ActionConfigure:
-		if owner := c.Sender + " " + c.Caller; owner != a.owner && now.Before(a.until) {
+		owner := c.Sender + " " + c.Caller
+		if owner != a.owner && now.Before(a.until) {
 			return nil, aborted("Could not obtain provisioning lock: another provisioner has this machine")
-		} else {
-			a.owner, a.until = owner, now.Add(lockTime)
 		}
+		a.owner, a.until = owner, now.Add(lockTime)
 	}
 	switch c.Action {
 	case enrol.ActionToken:

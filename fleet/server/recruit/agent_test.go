@@ -46,7 +46,6 @@ type scene struct {
 	issuer trust.Issuer
 	keep   keep
 	agent  *recruit.Agent
-	token  trust.OwnToken
 }
 
 func newScene(tb testing.TB, former ed25519.PrivateKey) *scene {
