@@ -87,6 +87,10 @@ var importRules = []importRule{
 		reason: "chaining and verifying the audit is pure: it can be checked where there is no broker, on records of any copy",
 	},
 	{
+		of: []string{"fleet/enrol"}, weir: []string{"fleet/trust", "schemas"}, deny: []string{"github.com/nats-io/...", "log/...", "net/...", "os/..."},
+		reason: "what provisioners and machines say to each other is pure: both sides, and who tests them, read it in the same way",
+	},
+	{
 		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
 		reason: "facts are found without a fleet: the verb that shows them needs no broker",
 	},
@@ -205,6 +209,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/audit", module + "/streams/jetstream", false},
 		{"fleet/audit", "os", false},
 		{"fleet/cli", module + "/topology", true},
+		{"fleet/enrol", module + "/fleet/trust", true},
+		{"fleet/enrol", module + "/fleet/server", false},
+		{"fleet/enrol", "os", false},
 		{"fleet/server", module + "/bench", false},
 		{"fleet/server", module + "/fleet/trust", true},
 		{"fleet/server", module + "/processors", false},

@@ -4,13 +4,15 @@
 // it produces and consumes and the services that it serves. What a role may
 // publish and read follows from its ports.
 //
-//	role    produces                 consumes  serves  what it does
-//	server  REGISTRATION, LIFECYCLE  -         -       runs on every node and says what the node is and that it lives
+//	role         produces                 consumes                  serves  what it does
+//	server       REGISTRATION, LIFECYCLE  -                         -       runs on every node and says what the node is and that it lives
+//	callout      -                        REVOCATIONS               -       tells brokers who connects
+//	provisioner  PROVISIONING             PROVISIONING, REVOCATIONS -       makes machines nodes
 //
 // The server publishes both over core NATS, for whoever puts them into streams;
 // server/direct registers nodes straight into a stream of ours. It gains JOBS,
 // MACHINES and ORDERS as it learns to run jobs and machines and to take orders.
-// The signer, provisioner, authenticator, receiver and inventory come beside it.
+// The signer, authenticator, receiver and inventory come beside it.
 // Packages trust, audit and cli are no programs: one holds all code about tokens,
 // keys and policies, one makes what was decided tamper-evident, one has the verbs.
 //
