@@ -91,6 +91,10 @@ var importRules = []importRule{
 		reason: "a journal gets its stream from outside, so that it can be tried with one that fails in every way",
 	},
 	{
+		of: []string{"fleet/enrol"}, weir: []string{"fleet/trust", "schemas"}, deny: []string{"github.com/nats-io/...", "log/...", "net/...", "os/..."},
+		reason: "what provisioners and machines say to each other is pure: both sides, and who tests them, read it in the same way",
+	},
+	{
 		of: []string{"fleet/server/facts"}, weir: []string{}, deny: []string{"github.com/nats-io/..."},
 		reason: "facts are found without a fleet: the verb that shows them needs no broker",
 	},
@@ -222,6 +226,9 @@ func TestImportRulesBite(t *testing.T) {
 		{"fleet/cli", "golang.org/x/oauth2", false},
 		{"fleet/cli", module + "/topology", true},
 		{"fleet/signer", "github.com/pquerna/otp/totp", false},
+		{"fleet/enrol", module + "/fleet/trust", true},
+		{"fleet/enrol", module + "/fleet/server", false},
+		{"fleet/enrol", "os", false},
 		{"fleet/server", module + "/bench", false},
 		{"fleet/server", module + "/fleet/trust", true},
 		{"fleet/server", module + "/processors", false},

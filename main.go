@@ -34,7 +34,7 @@ func builtin() (topology.Parts, error) {
 		filter.Kind,
 		mapper.Kind,
 	)
-	roles, twice := topology.NewRoles(programs.Callout(), programs.Authenticator(), programs.Signer())
+	roles, twice := topology.NewRoles(programs.Callout(), programs.Authenticator(), programs.Signer(), programs.Provisioner())
 	return topology.Parts{Kinds: kinds, Roles: roles}, errors.Join(err, twice)
 }
 
@@ -49,7 +49,7 @@ func run() int {
 		PersistentPreRun: func(*cobra.Command, []string) { began = true },
 	}
 	root.AddCommand(verbs.Up(parts), verbs.Run(parts), verbs.Lint(parts), verbs.Conf(parts))
-	root.AddCommand(programs.Node(), programs.Facts(), programs.Token(), programs.Login(), programs.Logout())
+	root.AddCommand(programs.Node(), programs.Facts(), programs.Token(), programs.Login(), programs.Logout(), programs.Provision())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}

@@ -72,6 +72,7 @@ var formats = []Format{ //nolint:gochecknoglobals // a table
 	{SignatureAuditName, "choria/signer/v1/signature_audit", "What somebody has asked a signer to sign, and what it said."},
 	{AuditDecisionName, "weir/audit/v1/decision", "A decision about who may do what, other than that of a signer."},
 	{AuditCheckpointName, "weir/audit/v1/checkpoint", "A program vouches for its records of the audit up to this one."},
+	{ProvisioningName, "weir/provisioning/v1/step", "A step of how a node becomes a member of the fleet."},
 	{OverlaySilentName, "weir/advisory/v1/overlay_silent", "Many nodes went silent at once, or are back."},
 	{RevocationName, "weir/trust/v1/revocation", "A token, a key or the tokens of a party are not valid any more."},
 }

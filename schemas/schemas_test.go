@@ -42,6 +42,7 @@ var decoders = map[string]func([]byte) error{
 	schemas.SignatureAuditName:       func(b []byte) error { _, err := schemas.DecodeSignatureAudit(b); return err },
 	schemas.AuditDecisionName:        func(b []byte) error { _, err := schemas.DecodeAuditDecision(b); return err },
 	schemas.AuditCheckpointName:      func(b []byte) error { _, err := schemas.DecodeAuditCheckpoint(b); return err },
+	schemas.ProvisioningName:         func(b []byte) error { _, err := schemas.DecodeProvisioning(b); return err },
 	schemas.OverlaySilentName:        func(b []byte) error { _, err := schemas.DecodeOverlaySilent(b); return err },
 	schemas.RevocationName:           func(b []byte) error { _, err := schemas.DecodeRevocation(b); return err },
 }

@@ -197,6 +197,17 @@ type Appender interface {
 	Close() error
 }
 
+// Journal stores single messages in a stream of many writers that take turns by
+// what they have read: each message is stored only if nobody else has stored
+// anything about the same matter since. Calls may overlap.
+type Journal interface {
+	// Append stores a message, and returns its sequence, if the newest message of
+	// the subjects that match space has the sequence last; 0 is for none. ErrFenced
+	// says that it has another, or is just being written, and that nothing was
+	// stored; after ErrUnknown the message may be stored all the same.
+	Append(ctx context.Context, m Msg, space string, last uint64) (uint64, error)
+}
+
 // State keeps a small record for each key, guarded by its revision.
 type State interface {
 	// Load returns the newest value and its revision, or nil and the revision

@@ -29,30 +29,42 @@ import (
 
 // nodeOptions are the flags of the verb "node".
 type nodeOptions struct {
-	config  string
-	check   bool
-	asJSON  bool
-	verbose bool
+	config    string
+	provision string
+	ca        string
+	patience  time.Duration
+	check     bool
+	asJSON    bool
+	verbose   bool
 }
 
 // Node is the verb "node": the program of a node of the fleet.
 func Node() *cobra.Command {
 	var o nodeOptions
 	cmd := &cobra.Command{
-		Use:   "node --config FILE",
+		Use:   "node --config FILE [--provision FILE]",
 		Short: "Run this machine as a node of the fleet",
 		Long: `Node tells the fleet that this machine lives and what it is: lifecycle events,
 and a registration with facts, classes and tags. It runs until it is
 interrupted, and waits for a broker that is not there yet.
 
+With a provisioning token it needs no configuration: it waits for a provisioner,
+which gives it one, writes it to the file that --config names, and goes on as a
+node. It does so again when its token has expired, is missing or is that of
+another, and when brokers refuse it for longer than --patience; what it has
+stays until there is something in its place.
+
 SIGHUP makes it read its configuration again. A configuration that is not right
 is refused, and the former one stays.`,
-		Example: "  weir node --config /etc/weir/node.yaml\n  weir node --config node.yaml --check",
+		Example: "  weir node --config /etc/weir/node.yaml\n  weir node --config node.yaml --check\n  weir node --config /etc/weir/node.yaml --provision /etc/weir/provisioning.jwt",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&o.config, "config", "c", "", "configuration file (required)")
+	fl.StringVar(&o.provision, "provision", "", "file with a provisioning token; default: what the configuration says")
+	fl.StringVar(&o.ca, "provision-ca", "", "PEM file of those who may have signed the certificates of the brokers of provisioning; default: those of the system")
+	fl.DurationVar(&o.patience, "patience", 10*time.Minute, "how long brokers may refuse the node before it wants to be provisioned again")
 	fl.BoolVar(&o.check, "check", false, "check the configuration and end")
 	fl.BoolVar(&o.asJSON, "json", false, "print what was published as a JSON document at the end")
 	fl.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
@@ -63,16 +75,8 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	if o.config == "" {
 		return rejected(errors.New("--config FILE is needed"))
 	}
-	f, err := config.Load(o.config)
-	if err != nil {
-		return rejected(err)
-	}
 	if o.check {
-		if !o.asJSON {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is right: node %s\n", o.config, f.Identity)
-			return nil
-		}
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": true, "identity": f.Identity})
+		return o.look(cmd)
 	}
 	level := slog.LevelInfo
 	if o.verbose {
@@ -81,11 +85,24 @@ func (o nodeOptions) run(cmd *cobra.Command) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	counts, err := runNode(ctx, o.config, f, log)
+	counts, err := o.live(ctx, log)
 	if err == nil && o.asJSON {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(counts)
 	}
 	return err
+}
+
+// look checks the configuration and says so.
+func (o nodeOptions) look(cmd *cobra.Command) error {
+	f, err := config.Load(o.config)
+	if err != nil {
+		return rejected(err)
+	}
+	if !o.asJSON {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is right: node %s\n", o.config, f.Identity)
+		return nil
+	}
+	return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": true, "identity": f.Identity})
 }
 
 // rejected is an error for input that is not right.
@@ -93,12 +110,19 @@ func rejected(err error) error {
 	return &topology.ExitError{Code: topology.ExitRejected, Err: err}
 }
 
-// runNode runs the node until ctx ends, and returns what it has published.
-func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger) (server.Counts, error) {
+// runNode runs the node until ctx ends, and returns what it has published. The error
+// is errLost when the node is no member any more.
+func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logger) (server.Counts, error) {
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	w := &watch{patience: o.patience, lose: lose}
+	m, canLose := memberOf(f)
+	canLose = canLose && f.Provision != "" // otherwise it waits for somebody to renew its token
 	var node atomic.Pointer[server.Node]
 	var broker atomic.Value // the last one that there was a connection to
 	told := func(what string, tell func(*server.Node)) func(*nats.Conn) {
 		return func(nc *nats.Conn) {
+			w.connected()
 			at := server.NATS{Conn: nc}.Server()
 			broker.Store(at)
 			log.Info(what, "broker", at)
@@ -119,6 +143,9 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 	var unproven atomic.Value // what was said of TLS last
 	unproven.Store("")
 	notConnected := func(_ *nats.Conn, err error) {
+		if canLose {
+			w.refused(time.Now(), err)
+		}
 		// That a broker is away is usual; that it proves to be another one is not.
 		if why := jetstream.Explained(err).Error(); why != err.Error() && unproven.Swap(why) != why {
 			log.Error("Not connected", "error", why)
@@ -160,9 +187,15 @@ func runNode(ctx context.Context, path string, f *config.File, log *slog.Logger)
 	}
 	node.Store(n)
 	var wg sync.WaitGroup
-	wg.Go(func() { reloads(ctx, n, path, f, log) })
+	wg.Go(func() { reloads(ctx, n, o.config, f, log) })
+	if canLose {
+		wg.Go(func() { w.expire(ctx, m) })
+	}
 	n.Run(ctx)
 	wg.Wait()
+	if err := context.Cause(ctx); errors.Is(err, errLost) {
+		return n.Counts(), err
+	}
 	return n.Counts(), nil
 }
 

@@ -107,6 +107,7 @@ func (c Claims) Presented(secret string) bool {
 type TakenOnTrust struct {
 	ProvisioningSettings
 
+	ID       string // of the token; "" if it has none
 	User     string // to connect with, "" for none (chusr)
 	password string
 	secret   provisioningClaims
@@ -123,7 +124,7 @@ func ReadWithoutVerifying(t Token) (TakenOnTrust, error) {
 	if err != nil {
 		return TakenOnTrust{}, fmt.Errorf("provisioning token: %w", err)
 	}
-	return TakenOnTrust{c.settings(), c.User, c.Password, c.provisioningClaims}, nil
+	return TakenOnTrust{c.settings(), c.ID, c.User, c.Password, c.provisioningClaims}, nil
 }
 
 // unverified reads a complete token of any purpose.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type Entry interface {
 	Send(m streams.Msg)
 	Feed(subject, queue string, limit int) (streams.Feed, error)
 	Appender(stream, space string) streams.Appender
+	Journal(stream string) streams.Journal
 }
 
 // suite is one empty broker under test.
@@ -78,6 +80,7 @@ func Run(t *testing.T, open func(t *testing.T) Broker) {
 		{"a feed that is read while it stops ends well", (*suite).stoppedFeed},
 		{"an appender leaves out what is stored", (*suite).appender},
 		{"an appender stores a prefix", (*suite).appenderPrefix},
+		{"a journal takes what follows from what was read", (*suite).journal},
 		{"an appender knows what it will never store once it was asked to", (*suite).appenderLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -835,5 +838,52 @@ func (s *suite) appenderLimit() {
 	s.ok(a.Close())
 	if info, err := s.Source("SHARED", "", "").Info(s.ctx); err != nil || info.Msgs != 2 {
 		s.Errorf("%d messages stored (%v), want 2", info.Msgs, err)
+	}
+}
+
+// journal: of writers that have read the same, one is stored, and others on other
+// matters are not disturbed.
+func (s *suite) journal() {
+	j := s.Journal("SHARED")
+	add := func(subject, space string, last uint64) (uint64, error) {
+		return j.Append(s.ctx, streams.Msg{Subject: subject, Header: streams.Header{"A": {"b"}}, Data: []byte(subject)}, space, last)
+	}
+	first, err := add("shared.asked.n1", "shared.*.n1", 0)
+	s.ok(err)
+	if _, err := add("shared.asked.n1", "shared.*.n1", 0); !errors.Is(err, streams.ErrFenced) {
+		s.Errorf("the same again: %v", err)
+	}
+	if _, err := add("shared.told.n1", "shared.*.n1", 0); !errors.Is(err, streams.ErrFenced) {
+		s.Errorf("another subject of the same matter: %v", err)
+	}
+	other, err := add("shared.asked.n2", "shared.*.n2", 0)
+	s.ok(err)
+	second, err := add("shared.told.n1", "shared.*.n1", first)
+	s.ok(err)
+	if first != 1 || other != 2 || second != 3 {
+		s.Errorf("stored as %d, %d and %d", first, other, second)
+	}
+	var wg sync.WaitGroup
+	won := make(chan error, 8)
+	for range cap(won) {
+		wg.Go(func() { _, err := add("shared.asked.n1", "shared.*.n1", second); won <- err })
+	}
+	wg.Wait()
+	close(won)
+	stored := 0
+	for err := range won {
+		if err == nil {
+			stored++
+		} else if !errors.Is(err, streams.ErrFenced) {
+			s.Error(err)
+		}
+	}
+	if stored != 1 {
+		s.Errorf("%d of %d writers at the same place were stored", stored, cap(won))
+	}
+	m, err := s.Source("SHARED", "", "").At(s.ctx, 1)
+	s.ok(err)
+	if m.Subject != "shared.asked.n1" || m.Header.Get("A") != "b" || string(m.Data) != m.Subject {
+		s.Errorf("stored %+v", m)
 	}
 }

@@ -32,6 +32,7 @@
 //	classes_file: /var/lib/puppet/classes.txt
 //	collectives: [mcollective]
 //	tags: { rack: "12" }            # become facts below "tags"
+//	provision: provisioning.jwt     # how to become a member again, and instead of broker the first time
 package config
 
 import (
@@ -72,6 +73,7 @@ type File struct {
 	ClassesFile string // one class in each line; "" is none
 	Collectives []string
 	Tags        map[string]string
+	Provision   string // file with a provisioning token; "" is none
 }
 
 // Broker says how to reach the broker.
@@ -126,7 +128,7 @@ func Decode(name string, b []byte) (*File, error) {
 		return nil, d.problems
 	}
 	dir := filepath.Dir(name)
-	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Credentials.Token, &f.Credentials.Seed, &f.ClassesFile} {
+	for _, p := range []*string{&f.Broker.Creds, &f.Broker.NKey, &f.Broker.CA, &f.Broker.Cert, &f.Broker.Key, &f.Credentials.Token, &f.Credentials.Seed, &f.ClassesFile, &f.Provision} {
 		*p = below(dir, *p)
 	}
 	for i, p := range f.Facts.Files {
@@ -187,6 +189,7 @@ func (d *decoder) read(f *File, root ast.Node) {
 		field{"classes_file", d.text(&f.ClassesFile)},
 		field{"collectives", d.texts(&f.Collectives)},
 		field{"tags", d.pairs(&f.Tags)},
+		field{"provision", d.text(&f.Provision)},
 	)
 	s.IgnoreChanges = !content
 	if (f.Credentials.Token == "") != (f.Credentials.Seed == "") {
@@ -198,7 +201,7 @@ func (d *decoder) read(f *File, root ast.Node) {
 	if !named {
 		f.Identity = d.hostname()
 	}
-	if len(f.Broker.URLs) == 0 && f.Broker.Context == "" && !d.saidOf(broker) {
+	if len(f.Broker.URLs) == 0 && f.Broker.Context == "" && f.Provision == "" && !d.saidOf(broker) {
 		d.reportf(broker, `there is no broker to connect to: add "broker: { urls: [nats://HOST:4222] }"`)
 	}
 }

@@ -49,6 +49,7 @@ classes: [role::web]
 classes_file: classes.txt
 collectives: [mt, web]
 tags: { rack: "12", "owner name": ops }
+provision: provisioning.jwt
 `
 
 func TestDecodeEverything(t *testing.T) {
@@ -72,7 +73,8 @@ func TestDecodeEverything(t *testing.T) {
 			Timeout: 2 * time.Second, FacterTimeout: 20 * time.Second, Keep: time.Hour,
 		},
 		Classes: []string{"role::web"}, ClassesFile: "/etc/weir/classes.txt", Collectives: []string{"mt", "web"},
-		Tags: map[string]string{"rack": "12", "owner name": "ops"},
+		Tags:      map[string]string{"rack": "12", "owner name": "ops"},
+		Provision: "/etc/weir/provisioning.jwt",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
