@@ -140,18 +140,20 @@ func (o nodeOptions) runNode(ctx context.Context, f *config.File, log *slog.Logg
 			n.Disconnected()
 		}
 	}
-	var unproven atomic.Value // what was said of TLS last
-	unproven.Store("")
+	var said atomic.Value // why it is not connected, as it was said last
+	said.Store("")
 	notConnected := func(_ *nats.Conn, err error) {
 		if canLose {
 			w.refused(time.Now(), err)
 		}
 		// That a broker is away is usual; that it proves to be another one is not.
-		if why := jetstream.Explained(err).Error(); why != err.Error() && unproven.Swap(why) != why {
+		if why := jetstream.Explained(err).Error(); why != err.Error() && said.Swap(why) != why {
 			log.Error("Not connected", "error", why)
 			return
 		}
-		log.Debug("Not connected", "error", err)
+		if why := err.Error(); said.Swap(why) != why {
+			log.Warn("Not connected yet, trying again", "error", why)
+		}
 	}
 	nc, err := jetstream.Connect(jetstream.Options{
 		URLs: f.Broker.URLs, Context: f.Broker.Context, Creds: f.Broker.Creds, NKey: f.Broker.NKey,

@@ -175,6 +175,9 @@ func (a *adapter) prove(subject string, e *event) error {
 	if a.named == 0 || !streams.Match(strings.TrimSuffix(a.Named, senderMark)+">", subject) {
 		return nil
 	}
+	if e.sender == "" {
+		return errors.New("event: the attribute subject, which names its sender, is missing")
+	}
 	if name := strings.SplitN(subject, ".", a.named+1)[a.named]; name != e.sender {
 		return fmt.Errorf("it says that it comes from %.80q and was published by %.80q", e.sender, name)
 	}

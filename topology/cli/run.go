@@ -150,10 +150,11 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 // untilStopped is a context that ends with a signal or after a time. A second
-// signal kills the process.
+// signal kills the process, unless it comes so soon that it is the same one, sent to
+// the process and to its group.
 func untilStopped(ctx context.Context, length time.Duration) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	if length <= 0 {
 		return ctx, stop
 	}
